@@ -1,0 +1,36 @@
+//! Words and decisions of Busway.
+//!
+//! Everything here is pure: no clock, no network, no file, no thread. What an event is, what can become of it, and
+//! which of these it becomes is decided here, so that it can be read and tested as tables. The other host crates carry
+//! the decisions out; they meet only through the traits in [`port`].
+//!
+//! Reading order: [`subject`], [`headers`], [`event`], [`plugin`], [`limits`], [`outcome`], [`retry`], [`verdict`],
+//! [`dead_letter`], [`binding`], [`port`].
+
+pub mod binding;
+pub mod dead_letter;
+pub mod event;
+pub mod headers;
+pub mod limits;
+pub mod outcome;
+pub mod plugin;
+pub mod port;
+pub mod retry;
+pub mod subject;
+pub mod trace;
+pub mod units;
+pub mod verdict;
+
+pub use binding::{AckPolicy, Binding};
+pub use dead_letter::DeadLetter;
+pub use event::{Event, EventId, Position};
+pub use headers::Headers;
+pub use limits::Limits;
+pub use outcome::{
+    Evidence, Failure, FailureClass, LogLevel, LogLine, Outcome, Output, Ran, Refusal, Report, Used,
+};
+pub use plugin::{Digest, PluginName};
+pub use port::{Delivery, Handler, Message, Publish, Receipt, Settle, Source};
+pub use retry::{Attempt, AttemptRecord, FailedRun, RetryPolicy};
+pub use subject::{OutputSubject, Subject, SubjectFilter};
+pub use verdict::Verdict;

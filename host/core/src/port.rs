@@ -1,0 +1,211 @@
+//! The four seams between the path of an event and the world: [`Source`], [`Settle`], [`Publish`], [`Handler`].
+//!
+//! Each has two implementations in the tree: NATS and the in-memory broker of the tests for the first three, the sandbox
+//! and the scripted handler of the tests for the last. Futures are boxed: the traits are used as objects, and one small
+//! allocation is nothing beside a sandbox.
+
+use crate::{Attempt, AttemptRecord, DeadLetter, Event, EventId, Headers, Position, Report};
+use bytes::Bytes;
+use std::{future::Future, pin::Pin, time::Duration};
+
+/// A boxed future.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One message that a broker gave to this host, with what is needed to settle it.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// What was stored.
+    pub content: Content,
+    /// How to settle it.
+    pub receipt: Receipt,
+}
+
+/// What was stored.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// A message that the client library could read.
+    Message(Message),
+    /// One that it could not.
+    Malformed(Malformed),
+}
+
+/// A readable message.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// What it was published on.
+    pub subject: String,
+    /// All headers as stored.
+    pub headers: Headers,
+    /// The bytes.
+    pub payload: Bytes,
+}
+
+/// A message whose header block or subject is not what the protocol asks for.
+#[derive(Debug, Clone)]
+pub struct Malformed {
+    /// The subject, with anything unreadable replaced.
+    pub subject: String,
+    /// The header block as stored.
+    pub header_block: Bytes,
+    /// The bytes.
+    pub payload: Bytes,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// What is needed to settle a delivery.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    /// The event's id.
+    pub event_id: EventId,
+    /// Where the event is stored; none for plain subjects.
+    pub position: Option<Position>,
+    /// How often the broker has given this event to anyone, this time included; from 1.
+    pub delivered: u64,
+    /// When the broker stored the event, in milliseconds since the Unix epoch.
+    pub published_at_ms: Option<u64>,
+    /// The transport's own handle; opaque to everybody else.
+    pub token: String,
+}
+
+/// Where deliveries come from: one per binding.
+pub trait Source: Send {
+    /// The next delivery. `room` is how many more this host can hold; the source asks the broker for no more than that.
+    /// None when the source was closed. Trouble at the broker is waited out inside. Cancel safe: a delivery that was
+    /// taken from the broker is not lost when the future is dropped.
+    fn next(&mut self, room: usize) -> BoxFuture<'_, Option<Delivery>>;
+}
+
+/// How deliveries are settled, and where failed runs are recorded. None of these is cancel safe in the sense that a
+/// dropped future tells whether the broker saw it; each may be repeated.
+pub trait Settle: Send + Sync {
+    /// Done. By the binding's policy confirmed or not.
+    fn ack<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>>;
+    /// Give it again, to anyone, after a wait. Never without a wait.
+    fn put_back<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        after: Duration,
+    ) -> BoxFuture<'a, Result<(), SettleError>>;
+    /// Never give it again; confirmed. Only after its dead letter is stored.
+    fn terminate<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        reason: &'a str,
+    ) -> BoxFuture<'a, Result<(), SettleError>>;
+    /// Still being worked on: restarts the broker's patience. Confirmed.
+    fn progress<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>>;
+    /// The failed runs of an event. Empty where there are none.
+    fn attempts<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<AttemptRecord, SettleError>>;
+    /// Replaces the record of an event's failed runs; confirmed.
+    fn record_attempts<'a>(
+        &'a self,
+        event: &'a EventId,
+        record: &'a AttemptRecord,
+    ) -> BoxFuture<'a, Result<(), SettleError>>;
+}
+
+/// Why a delivery could not be settled. Always: the broker will give it again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettleError {
+    /// The consumer or the message is gone: nobody will give it again.
+    #[error("the consumer or the message is gone")]
+    Gone,
+    /// No answer in time, or no connection.
+    #[error("the broker did not answer: {0}")]
+    Unreachable(String),
+    /// An answer that says no.
+    #[error("the broker refused: {0}")]
+    Refused(String),
+}
+
+/// Where outputs and dead letters go.
+pub trait Publish: Send + Sync {
+    /// Stores one message; returns when the broker has confirmed it. Repeating it with the same id is safe.
+    fn publish<'a>(&'a self, message: &'a Outgoing) -> BoxFuture<'a, Result<Stored, PublishError>>;
+    /// Stores a dead letter; returns when the broker has confirmed it, or when the very same letter was there already.
+    fn dead_letter<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Result<Stored, PublishError>>;
+}
+
+/// A message to be stored, its host headers included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Where to.
+    pub subject: String,
+    /// Every header, except the id.
+    pub headers: Headers,
+    /// The bytes.
+    pub payload: Bytes,
+    /// What the broker recognises a repetition by.
+    pub message_id: String,
+}
+
+/// Where a message was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The stream.
+    pub stream: String,
+    /// The sequence.
+    pub sequence: u64,
+    /// Whether it had been stored before.
+    pub duplicate: bool,
+}
+
+/// Why a message was not stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// No stream captures the subject.
+    #[error("no stream captures the subject")]
+    NoStream,
+    /// The message is larger than the broker or the stream takes.
+    #[error("larger than the broker takes: {0}")]
+    TooLarge(String),
+    /// The stream is full, or something else that may pass.
+    #[error("the stream does not take it now: {0}")]
+    NotNow(String),
+    /// The broker says no, and will say so again.
+    #[error("the broker refused: {0}")]
+    Refused(String),
+    /// No answer in time, or no connection; it may have been stored.
+    #[error("the broker did not answer: {0}")]
+    Unreachable(String),
+}
+
+/// What handles events.
+pub trait Handler: Send + Sync {
+    /// Runs one attempt within its limits. Never panics, never takes longer than the wall-clock limit by more than a
+    /// tick. Cancel safe: dropping the future ends the attempt, and what it published is discarded.
+    fn call<'a>(&'a self, event: &'a Event, attempt: Attempt) -> BoxFuture<'a, Report>;
+}
+
+impl Content {
+    /// The bytes as stored.
+    pub fn payload(&self) -> &Bytes {
+        match self {
+            Self::Message(message) => &message.payload,
+            Self::Malformed(malformed) => &malformed.payload,
+        }
+    }
+
+    /// The subject as stored, unreadable parts replaced.
+    pub fn subject(&self) -> &str {
+        match self {
+            Self::Message(message) => &message.subject,
+            Self::Malformed(malformed) => &malformed.subject,
+        }
+    }
+}
+
+impl Receipt {
+    /// A receipt for tests: the first delivery of a sequence in a stream.
+    pub fn for_test(stream: &str, sequence: u64) -> Self {
+        let position = Position { stream: stream.into(), stream_created_ns: 0, sequence };
+        Self {
+            event_id: EventId::of(&position),
+            position: Some(position),
+            delivered: 1,
+            published_at_ms: Some(0),
+            token: String::new(),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Step 1: hold what can run soon, and hand it to workers.
+//!
+//! Deliveries are held in a queue of the binding's own, so that a pull brings many at once. The queue holds no more than
+//! about a tenth of a second of work, at most [`HELD_MAX`] events and about [`HELD_BYTES_MAX`] bytes, because what is
+//! held here can't run on another host. The queue has one reader per permit of the binding: a worker takes a delivery,
+//! takes a slot of the host, walks the path, and only then takes the next.
+
+use crate::{
+    lane::Lane,
+    lease::Claim,
+    pipeline,
+    settle::{self, SHUTDOWN_WAIT},
+    supervise::Supervisor,
+};
+use busway_core::{Delivery, Receipt, Source};
+use futures_util::{FutureExt as _, future::join_all};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior},
+};
+use tracing::{debug, error, warn};
+
+/// Most events that a binding holds.
+const HELD_MAX: u64 = 256;
+/// About so many payload bytes are held by a binding.
+const HELD_BYTES_MAX: u64 = 16 << 20;
+/// How much work is held.
+const HELD_WORK: Duration = Duration::from_millis(100);
+/// Progress reports that are under way at once.
+const PROGRESS_BATCH: usize = 64;
+
+/// A binding's intake: its source, its queue, its workers.
+pub struct Intake {
+    lane: Arc<Lane>,
+    queue: async_channel::Receiver<Delivery>,
+    pace: Arc<Pace>,
+}
+
+/// How fast events are handled and how large they are, as moving averages.
+struct Pace {
+    workers: u64,
+    run_us: AtomicU64,
+    payload_bytes: AtomicU64,
+    queued_bytes: AtomicU64,
+    taken: Notify,
+}
+
+impl Intake {
+    /// Starts the binding: one reader of the source and one reporter of progress on `supervisor`'s control runtime, and
+    /// a worker per permit on its guest runtime. They end when the host drains.
+    pub fn start(lane: Arc<Lane>, source: Box<dyn Source>, supervisor: &Supervisor) {
+        let (sender, queue) = async_channel::bounded(HELD_MAX as usize);
+        let pace = Arc::new(Pace::new(lane.binding.limits.concurrency));
+        let intake = Arc::new(Self { lane, queue, pace });
+        let name = intake.lane.binding.durable();
+        supervisor.control(format!("{name}: intake"), Arc::clone(&intake).read(source, sender));
+        supervisor.control(format!("{name}: progress"), Arc::clone(&intake).report_progress());
+        for worker in 0..intake.lane.binding.limits.concurrency {
+            supervisor.guest(format!("{name}: worker {worker}"), Arc::clone(&intake).work());
+        }
+    }
+
+    /// Reads the source until the host drains, then puts back what no worker has begun.
+    async fn read(self: Arc<Self>, mut source: Box<dyn Source>, queue: async_channel::Sender<Delivery>) {
+        let draining = self.lane.host.draining.clone();
+        loop {
+            let taken = self.pace.taken.notified();
+            let room = self.pace.room(queue.len() as u64);
+            let delivery = tokio::select! {
+                biased;
+                () = draining.cancelled() => break,
+                () = taken, if room == 0 => continue,
+                delivery = source.next(room), if room > 0 => delivery,
+            };
+            let Some(delivery) = delivery else {
+                error!(plugin = %self.lane.binding.plugin, "the subscription ended; no more events arrive for this binding");
+                break;
+            };
+            self.take(delivery, &queue).await;
+        }
+        queue.close();
+        while let Ok(delivery) = self.queue.recv().await {
+            self.put_back(&delivery.receipt).await;
+        }
+    }
+
+    async fn take(&self, delivery: Delivery, queue: &async_channel::Sender<Delivery>) {
+        match self.lane.leases.claim(&delivery.receipt) {
+            Claim::Held => {
+                self.pace.queued(delivery.content.payload().len() as u64);
+                self.lane.record.held(self.lane.leases.held());
+                if let Err(async_channel::SendError(delivery)) = queue.send(delivery).await {
+                    self.put_back(&delivery.receipt).await;
+                }
+            }
+            Claim::AlreadyHeld => self.lane.record.copy_dropped(),
+            Claim::AlreadyDone => {
+                self.lane.record.acknowledged_again();
+                if let Err(why) = self.lane.settle.ack(&delivery.receipt).await {
+                    debug!(plugin = %self.lane.binding.plugin, %why, "a settled event could not be acknowledged again");
+                }
+            }
+        }
+    }
+
+    async fn work(self: Arc<Self>) {
+        while let Ok(delivery) = self.queue.recv().await {
+            self.pace.dequeued(delivery.content.payload().len() as u64);
+            if self.lane.host.draining.is_cancelled() {
+                self.put_back(&delivery.receipt).await;
+                continue;
+            }
+            let slot = self.lane.host.slots.acquire().await;
+            let started = Instant::now();
+            // A fault of the host in one event must not end the worker. Nothing that the path leaves behind is shared
+            // half-changed: the leases are the only shared state, and every change of them is a whole one.
+            let path = AssertUnwindSafe(pipeline::process(&self.lane, &delivery, slot));
+            if path.catch_unwind().await.is_err() {
+                error!(plugin = %self.lane.binding.plugin, event = %delivery.receipt.event_id, "a fault in the host; the event is put back");
+                self.lane.record.host_fault();
+                self.put_back(&delivery.receipt).await;
+            }
+            self.pace.ran(started.elapsed());
+        }
+    }
+
+    async fn put_back(&self, receipt: &Receipt) {
+        settle::put_back(&self.lane, receipt, SHUTDOWN_WAIT).await;
+    }
+
+    /// Tells the broker of everything held, queued and running alike, well before its patience ends. Goes on while the
+    /// host drains, until the supervisor stops it.
+    async fn report_progress(self: Arc<Self>) {
+        let lane = &self.lane;
+        let mut ticks = tokio::time::interval(lane.leases.interval());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for batch in lane.leases.due().chunks(PROGRESS_BATCH) {
+                join_all(batch.iter().map(|receipt| self.progress(receipt))).await;
+            }
+        }
+    }
+
+    async fn progress(&self, receipt: &Receipt) {
+        let asked = Instant::now();
+        match self.lane.settle.progress(receipt).await {
+            Ok(()) => self.lane.leases.confirm(receipt, asked),
+            Err(why) => {
+                warn!(plugin = %self.lane.binding.plugin, event = %receipt.event_id, %why, "progress could not be reported");
+            }
+        }
+    }
+}
+
+impl Pace {
+    fn new(workers: u32) -> Self {
+        Self {
+            workers: u64::from(workers.max(1)),
+            // Until the first event has run, as if one took so long that a worker's share is all that is held.
+            run_us: AtomicU64::new(HELD_WORK.as_micros() as u64),
+            payload_bytes: AtomicU64::new(0),
+            queued_bytes: AtomicU64::new(0),
+            taken: Notify::new(),
+        }
+    }
+
+    /// How many more deliveries may be held.
+    fn room(&self, queued: u64) -> usize {
+        let run_us = self.run_us.load(Ordering::Relaxed).max(1);
+        let soon = (self.workers * HELD_WORK.as_micros() as u64 / run_us).clamp(self.workers, HELD_MAX);
+        let bytes = HELD_BYTES_MAX.saturating_sub(self.queued_bytes.load(Ordering::Relaxed));
+        let by_bytes = bytes / self.payload_bytes.load(Ordering::Relaxed).max(1);
+        soon.saturating_sub(queued).min(by_bytes) as usize
+    }
+
+    fn queued(&self, payload_bytes: u64) {
+        self.queued_bytes.fetch_add(payload_bytes, Ordering::Relaxed);
+        average(&self.payload_bytes, payload_bytes);
+    }
+
+    fn dequeued(&self, payload_bytes: u64) {
+        self.queued_bytes.fetch_sub(payload_bytes, Ordering::Relaxed);
+        self.taken.notify_one();
+    }
+
+    fn ran(&self, elapsed: Duration) {
+        average(&self.run_us, elapsed.as_micros() as u64);
+    }
+}
+
+/// Moves an average an eighth of the way to a new value. Two writers at once lose one value, which is harmless.
+fn average(average: &AtomicU64, value: u64) {
+    let old = average.load(Ordering::Relaxed);
+    average.store(old - old / 8 + value / 8, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_handlers_hold_one_event_per_worker_and_fast_ones_a_tenth_of_a_second_of_work() {
+        let pace = Pace::new(4);
+        assert_eq!(pace.room(0), 4);
+        pace.run_us.store(10_000, Ordering::Relaxed);
+        assert_eq!(pace.room(0), 40);
+        pace.run_us.store(10, Ordering::Relaxed);
+        assert_eq!((pace.room(0), pace.room(255), pace.room(256)), (256, 1, 0));
+    }
+
+    #[test]
+    fn large_payloads_are_held_by_their_bytes() {
+        let pace = Pace::new(4);
+        pace.run_us.store(10, Ordering::Relaxed);
+        pace.payload_bytes.store(4 << 20, Ordering::Relaxed);
+        assert_eq!(pace.room(0), 4);
+        pace.queued_bytes.store(16 << 20, Ordering::Relaxed);
+        assert_eq!(pace.room(4), 0);
+    }
+}

@@ -1,0 +1,84 @@
+//! A lane: everything that one binding's events need on their way. Built once, shared by the binding's workers.
+
+use crate::{
+    lease::Leases,
+    record::{LaneRecorder, Recorder},
+    slots::HostSlots,
+};
+use busway_core::{Binding, Digest, Handler, Publish, Settle};
+use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// What all lanes of one host share.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The host's name in dead letters and attempt records.
+    pub name: String,
+    /// Attempts that run at once on this host, over all plugins. Default 64.
+    pub slots: HostSlots,
+    /// Cancelled when the host begins to shut down: nothing new is run.
+    pub draining: CancellationToken,
+}
+
+impl Host {
+    /// A host with so many slots.
+    pub fn new(name: impl Into<String>, slots: u32) -> Self {
+        Self { name: name.into(), slots: HostSlots::new(slots), draining: CancellationToken::new() }
+    }
+}
+
+/// What a lane is made of.
+pub struct LaneParts {
+    /// Plugin, subscription and policy.
+    pub binding: Binding,
+    /// The digest of the plugin's bytes, for the evidence.
+    pub digest: Digest,
+    /// The sandboxed plugin.
+    pub handler: Arc<dyn Handler>,
+    /// How its deliveries are settled.
+    pub settle: Arc<dyn Settle>,
+    /// Where its outputs and dead letters go.
+    pub publish: Arc<dyn Publish>,
+    /// How long the broker waits for word of a delivery before it gives it to another host.
+    pub ack_wait: Duration,
+}
+
+/// One binding at work.
+pub struct Lane {
+    pub(crate) binding: Binding,
+    pub(crate) digest: Digest,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) settle: Arc<dyn Settle>,
+    pub(crate) publish: Arc<dyn Publish>,
+    pub(crate) leases: Leases,
+    pub(crate) host: Host,
+    pub(crate) record: LaneRecorder,
+}
+
+impl Lane {
+    /// A lane of this host.
+    pub fn new(parts: LaneParts, host: Host, recorder: &Recorder) -> Arc<Self> {
+        let LaneParts { binding, digest, handler, settle, publish, ack_wait } = parts;
+        let record = recorder.lane(&binding);
+        Arc::new(Self {
+            leases: Leases::new(ack_wait),
+            binding,
+            digest,
+            handler,
+            settle,
+            publish,
+            host,
+            record,
+        })
+    }
+
+    /// The plugin, subscription and policy.
+    pub fn binding(&self) -> &Binding {
+        &self.binding
+    }
+
+    /// Deliveries that this host holds for the binding and has not settled yet.
+    pub fn unsettled(&self) -> usize {
+        self.leases.held()
+    }
+}

@@ -1,0 +1,153 @@
+//! Step 6: the only place that settles.
+//!
+//! The order is what keeps the promise that nothing is lost. A failed run is recorded before its event is put back, so
+//! that no crash makes it forgotten. A dead letter is stored before its event is terminated, so that no crash makes it
+//! missing. Whatever the broker does not confirm is left to be given again.
+
+use crate::{lane::Lane, record};
+use busway_core::{
+    AttemptRecord, DeadLetter, Delivery, FailedRun, Failure, Outcome, Receipt, Verdict,
+    dead_letter::Writer,
+    outcome::clean,
+    port::{Content, SettleError},
+    trace,
+    verdict::DEAD_LETTER_REFUSED_WAIT,
+};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long an event is put back that a draining host had not begun.
+pub(crate) const SHUTDOWN_WAIT: Duration = Duration::from_secs(1);
+/// How long an event is put back when its failed run could not be recorded.
+const NOT_RECORDED_WAIT: Duration = Duration::from_secs(5);
+
+/// What was done with a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// Acknowledged, or terminated after its dead letter was stored.
+    Finished,
+    /// Put back with a wait.
+    PutBack(Duration),
+    /// The broker did not confirm; it will give the event again by itself.
+    LeftToBroker,
+}
+
+/// Carries a verdict out.
+pub(crate) async fn apply(
+    lane: &Lane,
+    delivery: &Delivery,
+    history: AttemptRecord,
+    outcome: &Outcome,
+    verdict: Verdict,
+) -> Settled {
+    let receipt = &delivery.receipt;
+    match (verdict, outcome) {
+        (Verdict::Ack, _) => finish(lane, receipt, lane.settle.ack(receipt).await),
+        (Verdict::Retry { after }, Outcome::Failed(failure)) => {
+            retry(lane, receipt, history, failure, after).await
+        }
+        (Verdict::DeadLetter(_), Outcome::Failed(failure)) => {
+            dead_letter(lane, delivery, history, failure).await
+        }
+        (Verdict::PutBack { after }, _) => put_back(lane, receipt, after).await,
+        // No policy says these: only a failed attempt is retried or dead-lettered. Nothing is lost if one ever does.
+        (Verdict::Retry { .. } | Verdict::DeadLetter(_), _) => put_back(lane, receipt, SHUTDOWN_WAIT).await,
+    }
+}
+
+/// Gives an event back to the broker.
+pub(crate) async fn put_back(lane: &Lane, receipt: &Receipt, after: Duration) -> Settled {
+    let answer = lane.settle.put_back(receipt, after).await;
+    lane.leases.release(receipt);
+    match answer {
+        Ok(()) => Settled::PutBack(after),
+        Err(why) => left(lane, receipt, &why),
+    }
+}
+
+async fn retry(
+    lane: &Lane,
+    receipt: &Receipt,
+    mut history: AttemptRecord,
+    failure: &Failure,
+    after: Duration,
+) -> Settled {
+    history.push(failed_run(lane, failure, Some(after)));
+    match lane.settle.record_attempts(&receipt.event_id, &history).await {
+        Ok(()) => put_back(lane, receipt, after).await,
+        Err(why) => {
+            record::not_recorded(lane, receipt, &why);
+            put_back(lane, receipt, NOT_RECORDED_WAIT).await
+        }
+    }
+}
+
+async fn dead_letter(
+    lane: &Lane,
+    delivery: &Delivery,
+    mut history: AttemptRecord,
+    failure: &Failure,
+) -> Settled {
+    let receipt = &delivery.receipt;
+    if history.final_run().is_none() {
+        history.push(failed_run(lane, failure, None));
+        if let Err(why) = lane.settle.record_attempts(&receipt.event_id, &history).await {
+            record::not_recorded(lane, receipt, &why);
+            return put_back(lane, receipt, NOT_RECORDED_WAIT).await;
+        }
+    }
+    let letter = compose(lane, delivery, failure, &history);
+    if let Err(why) = lane.publish.dead_letter(&letter).await {
+        record::dead_letter_refused(lane, receipt, &why);
+        return put_back(lane, receipt, DEAD_LETTER_REFUSED_WAIT).await;
+    }
+    record::dead_lettered(lane, receipt, failure, &history);
+    let reason = format!("dead-lettered:{}", failure.class);
+    finish(lane, receipt, lane.settle.terminate(receipt, &reason).await)
+}
+
+fn compose(lane: &Lane, delivery: &Delivery, failure: &Failure, history: &AttemptRecord) -> DeadLetter {
+    let plugin = &lane.binding.plugin;
+    let writer = Writer { plugin, digest: &lane.digest, host: &lane.host.name, now_ms: now_ms() };
+    let none = Default::default();
+    let headers = match &delivery.content {
+        Content::Message(message) => &message.headers,
+        Content::Malformed(_) => &none,
+    };
+    let trace =
+        trace::traceparent(headers, &delivery.receipt.event_id, plugin.as_str(), history.failed_runs());
+    DeadLetter::compose(&writer, delivery, failure, history, &trace)
+}
+
+fn failed_run(lane: &Lane, failure: &Failure, wait: Option<Duration>) -> FailedRun {
+    FailedRun {
+        at_ms: now_ms(),
+        class: failure.class,
+        code: failure.code.clone(),
+        reason: clean(&failure.reason, 256),
+        wait,
+        host: lane.host.name.clone(),
+    }
+}
+
+fn finish(lane: &Lane, receipt: &Receipt, answer: Result<(), SettleError>) -> Settled {
+    match answer {
+        // A message or consumer that is gone can't be given again either.
+        Ok(()) | Err(SettleError::Gone) => {
+            lane.leases.done(receipt);
+            Settled::Finished
+        }
+        Err(why) => {
+            lane.leases.release(receipt);
+            left(lane, receipt, &why)
+        }
+    }
+}
+
+fn left(lane: &Lane, receipt: &Receipt, why: &SettleError) -> Settled {
+    record::left_to_broker(lane, receipt, why);
+    Settled::LeftToBroker
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
