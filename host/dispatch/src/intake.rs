@@ -72,13 +72,17 @@ impl Intake {
     async fn read(self: Arc<Self>, mut source: Box<dyn Source>, queue: async_channel::Sender<Delivery>) {
         let draining = self.lane.host.draining.clone();
         loop {
-            let taken = self.pace.taken.notified();
             let room = self.pace.room(queue.len() as u64);
+            if room == 0 {
+                tokio::select! {
+                    () = draining.cancelled() => break,
+                    // A worker that takes one before this waits is not missed: the notification is kept.
+                    () = self.pace.taken.notified() => continue,
+                }
+            }
             let delivery = tokio::select! {
-                biased;
                 () = draining.cancelled() => break,
-                () = taken, if room == 0 => continue,
-                delivery = source.next(room), if room > 0 => delivery,
+                delivery = source.next(room) => delivery,
             };
             let Some(delivery) = delivery else {
                 error!(plugin = %self.lane.binding.plugin, "the subscription ended; no more events arrive for this binding");

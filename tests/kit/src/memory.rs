@@ -1,0 +1,381 @@
+//! A broker in memory, for tests of the event's path: it redelivers, it can be told to fail, and it writes down in order
+//! everything that was asked of it.
+//!
+//! It is a second implementation of the three seams towards a broker, not a stand-in for one: that a real server behaves
+//! so is shown by the tests of the transport and end to end.
+
+use busway_core::{
+    AttemptRecord, DeadLetter, Delivery, EventId, Headers, Message, Position, Publish, Receipt, Settle,
+    Source,
+    port::{BoxFuture, Content, Malformed, Outgoing, PublishError, SettleError, Stored},
+};
+use bytes::Bytes;
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+/// The name of the one stream.
+pub const STREAM: &str = "EVENTS";
+
+/// The broker; clones share it.
+#[derive(Clone, Default)]
+pub struct MemoryBroker {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    ack_wait: Duration,
+    events: BTreeMap<u64, StoredEvent>,
+    attempts: HashMap<EventId, AttemptRecord>,
+    outputs: Vec<Outgoing>,
+    letters: BTreeMap<String, DeadLetter>,
+    publish_answers: VecDeque<Result<(), PublishError>>,
+    letter_answers: VecDeque<Result<(), PublishError>>,
+    record_answers: VecDeque<Result<(), SettleError>>,
+    ack_answers: VecDeque<Result<(), SettleError>>,
+    terminate_answers: VecDeque<Result<(), SettleError>>,
+    progress_answers: VecDeque<Result<(), SettleError>>,
+    log: Vec<String>,
+}
+
+struct StoredEvent {
+    content: Content,
+    delivered: u64,
+    due: Instant,
+    settled: bool,
+}
+
+/// What the broker can be told to fail at, once per call.
+#[derive(Debug, Clone, Copy)]
+pub enum Operation {
+    /// Acknowledging.
+    Ack,
+    /// Terminating.
+    Terminate,
+    /// Recording a failed run.
+    Record,
+    /// Reporting progress.
+    Progress,
+}
+
+impl MemoryBroker {
+    /// An empty stream whose consumer waits so long for word of an event.
+    pub fn new(ack_wait: Duration) -> Self {
+        let broker = Self::default();
+        broker.lock().ack_wait = ack_wait;
+        broker
+    }
+
+    /// Stores an event and gives its sequence.
+    pub fn publish(&self, subject: &str, headers: &[(&str, &str)], payload: &str) -> u64 {
+        self.store(Content::Message(Message {
+            subject: subject.to_owned(),
+            headers: headers.iter().copied().collect(),
+            payload: Bytes::copy_from_slice(payload.as_bytes()),
+        }))
+    }
+
+    /// Stores a message with a header block that nobody can read.
+    pub fn publish_malformed(&self, subject: &str, payload: &str) -> u64 {
+        self.store(Content::Malformed(Malformed {
+            subject: subject.to_owned(),
+            header_block: Bytes::from_static(b"NATS/1.0\r\nno colon\r\n\r\n"),
+            payload: Bytes::copy_from_slice(payload.as_bytes()),
+            why: "a header line without a colon".to_owned(),
+        }))
+    }
+
+    /// Makes an event due at once, as after a lost acknowledgement.
+    pub fn redeliver(&self, sequence: u64) {
+        let mut state = self.lock();
+        if let Some(event) = state.events.get_mut(&sequence) {
+            event.settled = false;
+            event.due = Instant::now();
+        }
+        drop(state);
+        self.shared.changed.notify_waiters();
+    }
+
+    /// The next publishes answer so; after that they succeed.
+    pub fn answer_publishes(&self, answers: impl IntoIterator<Item = Result<(), PublishError>>) {
+        self.lock().publish_answers.extend(answers);
+    }
+
+    /// The next dead letters are answered so; after that they are stored.
+    pub fn answer_dead_letters(&self, answers: impl IntoIterator<Item = Result<(), PublishError>>) {
+        self.lock().letter_answers.extend(answers);
+    }
+
+    /// The next call of this operation fails: nothing is done.
+    pub fn fail_next(&self, operation: Operation) {
+        let mut state = self.lock();
+        let answers = match operation {
+            Operation::Ack => &mut state.ack_answers,
+            Operation::Terminate => &mut state.terminate_answers,
+            Operation::Record => &mut state.record_answers,
+            Operation::Progress => &mut state.progress_answers,
+        };
+        answers.push_back(Err(SettleError::Unreachable("told to fail".into())));
+    }
+
+    /// Everything that was asked, in order.
+    pub fn log(&self) -> Vec<String> {
+        self.lock().log.clone()
+    }
+
+    /// What plugins published and the broker stored, without repetitions.
+    pub fn outputs(&self) -> Vec<Outgoing> {
+        self.lock().outputs.clone()
+    }
+
+    /// The stored dead letters by subject.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.lock().letters.values().cloned().collect()
+    }
+
+    /// The record of an event's failed runs.
+    pub fn attempts_of(&self, sequence: u64) -> AttemptRecord {
+        self.lock().attempts.get(&event_id(sequence)).cloned().unwrap_or_default()
+    }
+
+    /// Replaces the record of an event's failed runs, as an earlier host would have left it.
+    pub fn set_attempts(&self, sequence: u64, record: AttemptRecord) {
+        let mut state = self.lock();
+        state.attempts.insert(event_id(sequence), record);
+        if let Some(event) = state.events.get_mut(&sequence) {
+            event.delivered = event.delivered.max(1);
+        }
+    }
+
+    /// Waits until every stored event is acknowledged or terminated.
+    pub async fn all_settled(&self) {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.lock().events.values().all(|event| event.settled) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until the log holds a line that begins so.
+    pub async fn logged(&self, start: &str) {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.lock().log.iter().any(|line| line.starts_with(start)) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// The source of the one consumer.
+    pub fn source(&self) -> Box<dyn Source> {
+        Box::new(MemorySource(self.clone()))
+    }
+
+    fn store(&self, content: Content) -> u64 {
+        let mut state = self.lock();
+        let sequence = state.events.len() as u64 + 1;
+        let event = StoredEvent { content, delivered: 0, due: Instant::now(), settled: false };
+        state.events.insert(sequence, event);
+        drop(state);
+        self.shared.changed.notify_waiters();
+        sequence
+    }
+
+    fn write(&self, line: String) {
+        self.lock().log.push(line);
+        self.shared.changed.notify_waiters();
+    }
+
+    fn settle(&self, receipt: &Receipt, change: impl FnOnce(&mut StoredEvent, Duration)) {
+        let mut state = self.lock();
+        let ack_wait = state.ack_wait;
+        if let Some(event) = state.events.get_mut(&sequence(receipt)) {
+            change(event, ack_wait);
+        }
+        drop(state);
+        self.shared.changed.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct MemorySource(MemoryBroker);
+
+impl Source for MemorySource {
+    fn next(&mut self, room: usize) -> BoxFuture<'_, Option<Delivery>> {
+        assert!(room > 0, "a source is asked only when there is room");
+        Box::pin(async {
+            loop {
+                let changed = self.0.shared.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                let due = match take_due(&mut self.0.lock()) {
+                    Ok(delivery) => return Some(delivery),
+                    Err(due) => due,
+                };
+                tokio::select! {
+                    () = changed => {}
+                    () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                }
+            }
+        })
+    }
+}
+
+/// The first event that is due, or when the next one will be.
+fn take_due(state: &mut State) -> Result<Delivery, Option<Instant>> {
+    let (now, ack_wait) = (Instant::now(), state.ack_wait);
+    let waiting = state.events.iter_mut().filter(|(_, event)| !event.settled);
+    let Some((sequence, event)) = waiting.min_by_key(|(_, event)| event.due) else { return Err(None) };
+    if event.due > now {
+        return Err(Some(event.due));
+    }
+    event.delivered += 1;
+    event.due = now + ack_wait;
+    let receipt = Receipt { delivered: event.delivered, ..Receipt::for_test(STREAM, *sequence) };
+    Ok(Delivery { content: event.content.clone(), receipt })
+}
+
+impl Settle for MemoryBroker {
+    fn ack<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>> {
+        Box::pin(async {
+            let answer = self.lock().ack_answers.pop_front().unwrap_or(Ok(()));
+            if answer.is_ok() {
+                self.settle(receipt, |event, _| event.settled = true);
+            }
+            self.write(format!("ack {}{}", sequence(receipt), failed(&answer)));
+            answer
+        })
+    }
+
+    fn put_back<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        after: Duration,
+    ) -> BoxFuture<'a, Result<(), SettleError>> {
+        Box::pin(async move {
+            self.settle(receipt, |event, _| event.due = Instant::now() + after);
+            self.write(format!("put back {} for {} ms", sequence(receipt), after.as_millis()));
+            Ok(())
+        })
+    }
+
+    fn terminate<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        reason: &'a str,
+    ) -> BoxFuture<'a, Result<(), SettleError>> {
+        Box::pin(async move {
+            let answer = self.lock().terminate_answers.pop_front().unwrap_or(Ok(()));
+            if answer.is_ok() {
+                self.settle(receipt, |event, _| event.settled = true);
+            }
+            self.write(format!("terminate {} {reason}{}", sequence(receipt), failed(&answer)));
+            answer
+        })
+    }
+
+    fn progress<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>> {
+        Box::pin(async {
+            let answer = self.lock().progress_answers.pop_front().unwrap_or(Ok(()));
+            if answer.is_ok() {
+                self.settle(receipt, |event, ack_wait| event.due = Instant::now() + ack_wait);
+            }
+            self.write(format!("progress {}{}", sequence(receipt), failed(&answer)));
+            answer
+        })
+    }
+
+    fn attempts<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<AttemptRecord, SettleError>> {
+        Box::pin(async { Ok(self.lock().attempts.get(event).cloned().unwrap_or_default()) })
+    }
+
+    fn record_attempts<'a>(
+        &'a self,
+        event: &'a EventId,
+        record: &'a AttemptRecord,
+    ) -> BoxFuture<'a, Result<(), SettleError>> {
+        Box::pin(async {
+            let answer = self.lock().record_answers.pop_front().unwrap_or(Ok(()));
+            if answer.is_ok() {
+                self.lock().attempts.insert(event.clone(), record.clone());
+            }
+            self.write(format!("record {} failed{}", record.failed_runs(), failed(&answer)));
+            answer
+        })
+    }
+}
+
+impl Publish for MemoryBroker {
+    fn publish<'a>(&'a self, message: &'a Outgoing) -> BoxFuture<'a, Result<Stored, PublishError>> {
+        Box::pin(async {
+            let answer = self.lock().publish_answers.pop_front().unwrap_or(Ok(()));
+            self.write(format!("publish {}{}", message.subject, failed(&answer)));
+            answer?;
+            let mut state = self.lock();
+            let known = state.outputs.iter().position(|stored| stored.message_id == message.message_id);
+            if known.is_none() {
+                state.outputs.push(message.clone());
+            }
+            let at = known.unwrap_or(state.outputs.len() - 1);
+            Ok(Stored { stream: "OUTPUTS".into(), sequence: at as u64 + 1, duplicate: known.is_some() })
+        })
+    }
+
+    fn dead_letter<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Result<Stored, PublishError>> {
+        Box::pin(async {
+            let answer = self.lock().letter_answers.pop_front().unwrap_or(Ok(()));
+            let class = letter.headers.get(busway_core::dead_letter::CLASS).unwrap_or_default();
+            self.write(format!("dead letter {class}{}", failed(&answer)));
+            answer?;
+            let mut state = self.lock();
+            let duplicate = match state.letters.get(&letter.subject) {
+                Some(stored) if !letter.is_same(&stored.headers) => {
+                    return Err(PublishError::Refused("another letter is stored there".into()));
+                }
+                stored => stored.is_some(),
+            };
+            state.letters.entry(letter.subject.clone()).or_insert_with(|| letter.clone());
+            Ok(Stored { stream: "BUSWAY_DLQ".into(), sequence: state.letters.len() as u64, duplicate })
+        })
+    }
+}
+
+fn failed<E>(answer: &Result<(), E>) -> &'static str {
+    if answer.is_ok() { "" } else { " (refused)" }
+}
+
+fn sequence(receipt: &Receipt) -> u64 {
+    receipt.position.as_ref().map_or(0, |position| position.sequence)
+}
+
+fn event_id(sequence: u64) -> EventId {
+    EventId::of(&Position { stream: STREAM.into(), stream_created_ns: 0, sequence })
+}
+
+/// Headers as a map for comparisons.
+pub fn pairs(headers: &Headers) -> BTreeMap<String, String> {
+    headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}

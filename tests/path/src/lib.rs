@@ -1,0 +1,91 @@
+//! One binding on the in-memory broker with a scripted handler: what the tests of the path start from.
+
+use busway_core::{AckPolicy, Binding, Digest, Limits, RetryPolicy, binding::Subscription};
+use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
+use busway_testkit::{
+    memory::{MemoryBroker, STREAM},
+    scripted::{ScriptedHandler, Step},
+};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use std::{sync::Arc, time::Duration};
+use tokio::runtime::Handle;
+
+/// How long the broker of these tests waits for word of an event.
+pub const ACK_WAIT: Duration = Duration::from_secs(30);
+
+/// A host with one binding.
+pub struct TestHost {
+    /// Its broker.
+    pub broker: MemoryBroker,
+    /// Its handler.
+    pub handler: Arc<ScriptedHandler>,
+    lane: Arc<Lane>,
+    supervisor: Supervisor,
+    registry: Registry,
+}
+
+impl TestHost {
+    /// A host on a new broker, whose handler follows these steps; 3 attempts, 1 s between them, no jitter.
+    pub fn start(steps: impl IntoIterator<Item = Step>) -> Self {
+        Self::start_on(MemoryBroker::new(ACK_WAIT), steps)
+    }
+
+    /// The same on a broker that has a past.
+    pub fn start_on(broker: MemoryBroker, steps: impl IntoIterator<Item = Step>) -> Self {
+        let handler = Arc::new(ScriptedHandler::new(steps));
+        let mut registry = Registry::default();
+        let parts = LaneParts {
+            binding: binding(),
+            digest: Digest::of(b"plugin"),
+            handler: Arc::clone(&handler) as _,
+            settle: Arc::new(broker.clone()),
+            publish: Arc::new(broker.clone()),
+            ack_wait: ACK_WAIT,
+        };
+        let lane = Lane::new(parts, Host::new("h1", 64), &Recorder::new(&mut registry));
+        let supervisor = Supervisor::new(Handle::current(), Handle::current());
+        Intake::start(Arc::clone(&lane), broker.source(), &supervisor);
+        Self { broker, handler, lane, supervisor, registry }
+    }
+
+    /// Runs one event through a script until it is settled, and gives what was asked of the broker.
+    pub async fn one(steps: impl IntoIterator<Item = Step>) -> (Self, Vec<String>) {
+        let host = Self::start(steps);
+        host.broker.publish("orders.created", &[], "{}");
+        host.broker.all_settled().await;
+        host.quiet().await;
+        let log = host.broker.log();
+        (host, log)
+    }
+
+    /// Stops the host.
+    pub async fn drain(&self, patience: Duration) -> Drained {
+        self.supervisor.drain(std::slice::from_ref(&self.lane), patience).await
+    }
+
+    /// Waits until nothing is held any more.
+    pub async fn quiet(&self) {
+        while self.lane.unsettled() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The value of one line of the metrics; 0 where there is none.
+    pub fn metric(&self, line: &str) -> f64 {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing into a string does not fail");
+        let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().expect("a metric is a number"))
+    }
+}
+
+fn binding() -> Binding {
+    Binding {
+        plugin: "p".parse().expect("a literal plugin name"),
+        name: None,
+        subscription: Subscription::Stream { stream: STREAM.to_owned(), filters: Vec::new() },
+        limits: Limits { concurrency: 2, timeout: Duration::from_secs(60), ..Limits::default() },
+        retry: RetryPolicy { attempts: 3, backoff: vec![Duration::from_secs(1)], jitter: 0.0 },
+        ack: AckPolicy::Fast,
+    }
+}
