@@ -1,0 +1,124 @@
+//! What belongs to one run: its budgets, its outputs so far, its log, and what the host told it about the event.
+
+use crate::{
+    capability::{bus::Grants, wasi::Wasi},
+    cpu::CpuClock,
+    limits::Limiter,
+};
+use busway_core::{Attempt, Event, Limits, LogLine, Output, PluginName, Position, Used};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use wasmtime::component::ResourceTable;
+
+/// What all runs of one plugin share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub name: PluginName,
+    pub limits: Limits,
+    pub grants: Grants,
+    pub config: BTreeMap<String, String>,
+    /// Bytes of the largest message that the broker takes; told by the broker after the plugin was loaded.
+    pub payload_bytes_max: AtomicU64,
+}
+
+/// What a run is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Instantiation and `lifecycle.init`: no call with effects is answered.
+    Starting,
+    /// The handler runs.
+    Handling,
+}
+
+/// What the host told a run about its event.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct About {
+    pub id: String,
+    pub attempt: u32,
+    pub published_at_ms: Option<u64>,
+    pub position: Option<Position>,
+}
+
+/// One run.
+pub(crate) struct State {
+    pub shared: Arc<Shared>,
+    pub limiter: Limiter,
+    pub cpu: CpuClock,
+    pub phase: Phase,
+    pub about: About,
+    pub outputs: Vec<Output>,
+    pub logs: Vec<LogLine>,
+    pub log_bytes: usize,
+    pub panic: Option<String>,
+    pub used: Used,
+    pub publishes_refused: u32,
+    pub table: ResourceTable,
+    pub wasi: Option<Box<Wasi>>,
+    began: Instant,
+}
+
+/// Handles of host resources that one run may hold.
+const RESOURCES_MAX: usize = 1_000;
+
+impl State {
+    pub(crate) fn new(shared: Arc<Shared>, about: About) -> Self {
+        let limits = &shared.limits;
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
+        Self {
+            limiter: Limiter::new(limits.memory.0),
+            cpu: CpuClock::new(limits.cpu),
+            phase: Phase::Starting,
+            about,
+            outputs: Vec::new(),
+            logs: Vec::new(),
+            log_bytes: 0,
+            panic: None,
+            used: Used::default(),
+            publishes_refused: 0,
+            table,
+            wasi: None,
+            began: Instant::now(),
+            shared,
+        }
+    }
+
+    /// Wall-clock time since the run began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Wall-clock time left.
+    pub(crate) fn remaining(&self) -> Duration {
+        self.shared.limits.timeout.saturating_sub(self.elapsed())
+    }
+
+    /// What the run has used.
+    pub(crate) fn used(&self) -> Used {
+        let (cpu, memory_bytes) = (self.cpu.used(), self.limiter.memory_peak());
+        Used { wall: self.elapsed(), cpu, memory_bytes, ..self.used }
+    }
+}
+
+impl About {
+    pub(crate) fn event(event: &Event, attempt: Attempt) -> Self {
+        Self {
+            id: event.id.as_str().to_owned(),
+            attempt: attempt.0,
+            published_at_ms: event.published_at_ms,
+            position: event.position.clone(),
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn payload_bytes_max(&self) -> u64 {
+        self.payload_bytes_max.load(Ordering::Relaxed)
+    }
+}
