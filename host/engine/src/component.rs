@@ -228,11 +228,11 @@ fn check_exports(exports: &[String]) -> Result<(), LoadError> {
     let mut hint = String::new();
     if let Some(other) = exports.iter().find(|name| name.starts_with("busway:plugin/handler")) {
         // Writing into a string does not fail.
-        drop(write!(hint, ": {other} is another version of the contract"));
+        let _written = write!(hint, ": {other} is another version of the contract");
     } else if exports.iter().any(|name| name.starts_with(BATCH_HANDLER)) {
         hint.push_str(": batches are not offered by this version of the host");
     } else if let Some(near) = exports.iter().find(|name| name.contains("handle")) {
-        drop(write!(hint, ": is {near} meant?"));
+        let _written = write!(hint, ": is {near} meant?");
     }
     Err(LoadError::NoHandler { exports: exports.to_vec(), hint })
 }

@@ -1,0 +1,274 @@
+//! Puts the host together, in the order of an event's path, and takes it apart again.
+//!
+//! Plugins are loaded before anything else is touched: a configuration that can't work disturbs no broker and no host
+//! that is running. Then the admin listener, the broker, the streams, and last the bindings.
+
+use crate::{
+    Exit,
+    admin::{self, Status},
+    broker::Broker,
+    config::{
+        self, Config, StreamConfig,
+        checked::{Discard, Retention, Storage},
+    },
+    plugins::{self, Ready},
+    shutdown::Signals,
+};
+use anyhow::Context as _;
+use busway_core::{Binding, binding::Subscription};
+use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
+use busway_engine::{Engine, EngineConfig};
+use busway_transport::{
+    ConsumerSettings, Ensured, Nats, NatsConfig, OwnStreams, SourceStatus, StreamSpec,
+    nats::{Discard as NatsDiscard, Ownership, Retention as NatsRetention, Storage as NatsStorage},
+};
+use prometheus_client::registry::Registry;
+use std::{path::Path, sync::Arc, time::Duration};
+use tokio::{runtime::Handle, sync::watch};
+use tracing::{info, warn};
+
+/// Bytes of the largest message before the broker has told its own limit: the broker's default.
+const PAYLOAD_BYTES_MAX: u64 = 1 << 20;
+/// How often readiness is looked at.
+const READINESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A host at work.
+struct Running {
+    nats: Arc<Nats>,
+    lanes: Vec<Arc<Lane>>,
+    subscriptions: Vec<(String, watch::Receiver<SourceStatus>)>,
+}
+
+/// Runs a host until it is told to stop.
+///
+/// # Errors
+/// A configuration with mistakes, an address that can't be bound, a broker that refuses.
+pub async fn run(file: &Path, guest: Handle) -> anyhow::Result<Exit> {
+    let mut signals = Signals::listen().context("signals can't be listened to")?;
+    let (config, mistakes) = config::read(file);
+    let engine = Engine::new(EngineConfig { cache_dir: Some(config.cache()), ..EngineConfig::default() })?;
+    let ready = plugins::load_all(&engine, &config, mistakes, PAYLOAD_BYTES_MAX).await?;
+    for plugin in &ready {
+        tell(plugin);
+    }
+    let mut registry = Registry::default();
+    let recorder = Recorder::new(&mut registry);
+    let status = Status::starting(registry);
+    let listener = admin::bind(config.admin.listen, status.clone());
+    let listener =
+        listener.await.with_context(|| format!("admin.listen: {} can't be bound", config.admin.listen))?;
+    let supervisor = Supervisor::new(Handle::current(), guest);
+    supervisor.control("admin listener".to_owned(), async {
+        if let Err(why) = listener.await {
+            warn!(%why, "the admin listener ended");
+        }
+    });
+
+    let mut broker = tokio::select! {
+        broker = Broker::start(&config) => broker?,
+        signal = signals.next() => return Ok(stopped_early(signal)),
+    };
+    let host = Host::new(host_name(&config), config.host.concurrency);
+    let settings = broker.settings().clone();
+    let started = tokio::select! {
+        started = start(&config, &ready, &settings, (&host, &recorder, &supervisor)) => started,
+        signal = signals.next() => Err(anyhow::Error::msg(format!("{signal} before the host was up"))),
+        gone = broker.gone() => Err(gone),
+    };
+    let running = match started {
+        Ok(running) => running,
+        Err(why) => {
+            broker.stop().await;
+            return Err(why);
+        }
+    };
+    supervisor.control("readiness".to_owned(), watch_readiness(&running, status.clone()));
+    let exit = serve(&config, &running, &supervisor, &status, (&mut signals, &mut broker)).await;
+    running.nats.close().await;
+    broker.stop().await;
+    exit
+}
+
+fn stopped_early(signal: &str) -> Exit {
+    info!(signal, "stopped before the broker was reached");
+    Exit::Ok
+}
+
+/// Serves until a signal, then drains; a second signal ends the wait.
+async fn serve(
+    config: &Config,
+    running: &Running,
+    supervisor: &Supervisor,
+    status: &Status,
+    (signals, broker): (&mut Signals, &mut Broker),
+) -> anyhow::Result<Exit> {
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        gone = broker.gone() => return Err(gone),
+    };
+    let patience = config.host.drain;
+    info!(
+        signal,
+        patience_ms = patience.as_millis() as u64,
+        "draining: what runs may finish, nothing new begins"
+    );
+    status.drain();
+    let drained = tokio::select! {
+        drained = supervisor.drain(&running.lanes, patience) => drained,
+        signal = signals.next() => {
+            let events: usize = running.lanes.iter().map(|lane| lane.unsettled()).sum();
+            warn!(signal, events, "ended at once; the broker will give the events again");
+            return Ok(if events == 0 { Exit::Ok } else { Exit::Abandoned });
+        }
+    };
+    match drained {
+        Drained::Clean => {
+            info!("stopped; nothing was left running");
+            Ok(Exit::Ok)
+        }
+        Drained::Abandoned(events) => {
+            warn!(events, "stopped with events still running; they were given back to the broker");
+            Ok(Exit::Abandoned)
+        }
+    }
+}
+
+/// Connects, makes or verifies the streams, and opens every binding.
+async fn start(
+    config: &Config,
+    ready: &[Ready<'_>],
+    settings: &NatsConfig,
+    (host, recorder, supervisor): (&Host, &Recorder, &Supervisor),
+) -> anyhow::Result<Running> {
+    let nats = Arc::new(Nats::connect(settings).await.context("the broker can't be used")?);
+    info!(server = nats.server_version(), "connected");
+    nats.ensure_own_streams(OwnStreams::default()).await?;
+    for stream in &config.streams {
+        if nats.ensure_stream(&spec(stream)).await? == Ensured::Created {
+            info!(stream = stream.name.value, "stream made");
+        }
+    }
+    let mut running = Running { nats, lanes: Vec::new(), subscriptions: Vec::new() };
+    for plugin in ready {
+        plugin.plugin.set_payload_bytes_max(running.nats.max_payload() as u64);
+        for binding in bindings(plugin) {
+            open(&mut running, plugin, binding, config.host.ack_wait, (host, recorder, supervisor)).await?;
+        }
+    }
+    Ok(running)
+}
+
+async fn open(
+    running: &mut Running,
+    ready: &Ready<'_>,
+    binding: Binding,
+    ack_wait: Duration,
+    (host, recorder, supervisor): (&Host, &Recorder, &Supervisor),
+) -> anyhow::Result<()> {
+    let name = binding.durable();
+    let opened = running.nats.open(&binding, ConsumerSettings { ack_wait }).await;
+    let opened =
+        opened.with_context(|| format!("plugin {}: its subscription can't be opened", binding.plugin))?;
+    let parts = LaneParts {
+        binding,
+        digest: *ready.plugin.digest(),
+        handler: Arc::clone(&ready.plugin) as _,
+        settle: opened.settle,
+        publish: Arc::new(running.nats.publisher()),
+        ack_wait,
+    };
+    let lane = Lane::new(parts, host.clone(), recorder);
+    Intake::start(Arc::clone(&lane), Box::new(opened.source), supervisor);
+    running.lanes.push(lane);
+    running.subscriptions.push((name, opened.status));
+    Ok(())
+}
+
+fn bindings(ready: &Ready<'_>) -> Vec<Binding> {
+    let plugin = ready.config;
+    let binding = |entry: &config::Subscribe| Binding {
+        plugin: plugin.name.value.clone(),
+        name: entry.name.clone(),
+        subscription: Subscription::Stream { stream: entry.stream.clone(), filters: entry.subjects.clone() },
+        limits: plugin.limits,
+        retry: plugin.retry.clone(),
+        ack: plugin.ack,
+    };
+    plugin.subscribe.iter().map(binding).collect()
+}
+
+fn spec(stream: &StreamConfig) -> StreamSpec {
+    StreamSpec {
+        name: stream.name.value.clone(),
+        subjects: stream.subjects.iter().map(|subject| subject.value.clone()).collect(),
+        retention: match stream.retention {
+            Retention::Limits => NatsRetention::Limits,
+            Retention::WorkQueue => NatsRetention::WorkQueue,
+            Retention::Interest => NatsRetention::Interest,
+        },
+        storage: match stream.storage {
+            Storage::File => NatsStorage::File,
+            Storage::Memory => NatsStorage::Memory,
+        },
+        max_bytes: stream.max_bytes,
+        max_messages: stream.max_messages.map(u64::from),
+        max_age: stream.max_age,
+        duplicate_window: stream.duplicate_window,
+        replicas: u8::try_from(stream.replicas).unwrap_or(1),
+        discard: match stream.discard {
+            Discard::Old => NatsDiscard::Old,
+            Discard::New => NatsDiscard::New,
+        },
+        ownership: if stream.managed { Ownership::Managed } else { Ownership::Verified },
+    }
+}
+
+/// Tells the admin listener which subscriptions the server has not confirmed, for as long as the host runs.
+fn watch_readiness(running: &Running, status: Status) -> impl Future<Output = ()> + Send + 'static {
+    let subscriptions = running.subscriptions.clone();
+    let nats = Arc::clone(&running.nats);
+    async move {
+        let mut ticks = tokio::time::interval(READINESS_INTERVAL);
+        let mut was_ready = false;
+        loop {
+            ticks.tick().await;
+            let mut missing: Vec<_> = subscriptions.iter().filter_map(unconfirmed).collect();
+            if !nats.is_connected() {
+                missing.push("no connection to the broker".to_owned());
+            }
+            let is_ready = missing.is_empty();
+            if is_ready != was_ready {
+                match missing.first() {
+                    None => info!(subscriptions = subscriptions.len(), "ready"),
+                    Some(first) => warn!(first, "not ready any more"),
+                }
+                was_ready = is_ready;
+            }
+            status.set_missing(missing);
+        }
+    }
+}
+
+fn unconfirmed((name, status): &(String, watch::Receiver<SourceStatus>)) -> Option<String> {
+    match &*status.borrow() {
+        SourceStatus::Confirmed => None,
+        SourceStatus::Opening => Some(format!("{name}: the server has not confirmed the subscription yet")),
+        SourceStatus::Trouble(why) => Some(format!("{name}: {why}")),
+        SourceStatus::Stopped(why) => Some(format!("{name}: stopped: {why}")),
+    }
+}
+
+fn tell(ready: &Ready<'_>) {
+    let plugin = &ready.config.name.value;
+    info!(%plugin, digest = %ready.plugin.digest(), "plugin loaded");
+    for warning in &ready.warnings {
+        warn!(%plugin, warning);
+    }
+}
+
+/// The configured name, else the machine's and the process's.
+fn host_name(config: &Config) -> String {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let machine = if machine.trim().is_empty() { "host" } else { machine.trim() };
+    config.host.name.clone().unwrap_or_else(|| format!("{machine}-{}", std::process::id()))
+}

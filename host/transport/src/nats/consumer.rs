@@ -1,0 +1,324 @@
+//! The durable consumer behind a binding: created, updated in place, made again where it was lost.
+//!
+//! `max_deliver` is never finite: the broker would park an event silently. Attempts are counted by the host. What can be
+//! changed in place is changed in place, because a consumer that is deleted and made again forgets what is acknowledged;
+//! what can't be is refused with the difference.
+
+use super::{
+    api::{self, ApiError, code},
+    delivery::Origin,
+    topology::{self, Difference, compare},
+};
+use async_nats::{
+    Client,
+    jetstream::{
+        consumer::{AckPolicy, Config, DeliverPolicy, Info, ReplayPolicy, pull},
+        stream::RetentionPolicy,
+    },
+};
+use busway_core::{Binding, SubjectFilter, binding::Subscription};
+use serde_json::json;
+use std::{sync::Arc, time::Duration};
+use tracing::{info, warn};
+
+/// Pull requests that wait at the broker, of all hosts together.
+const WAITING_MAX: i64 = 16;
+/// Events in one pull request.
+pub(super) const BATCH_MAX: usize = 256;
+/// How long a pull request may wait at the broker.
+const EXPIRES_MAX: Duration = Duration::from_secs(60);
+/// Deliveries that are not acknowledged, of all hosts together.
+const ACK_PENDING_MAX: i64 = 1024;
+/// How long the broker waits for a word about a delivery.
+pub const ACK_WAIT: Duration = Duration::from_secs(30);
+
+/// What may be chosen about a consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConsumerSettings {
+    /// How long the broker waits for a word about a delivery before it gives it again. Default 30 s, 5 s to 10 min.
+    pub ack_wait: Duration,
+}
+
+impl Default for ConsumerSettings {
+    fn default() -> Self {
+        Self { ack_wait: ACK_WAIT }
+    }
+}
+
+/// Why a binding can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Plain subjects come later.
+    #[error(
+        "plugin {plugin}: subscribing to subjects without a stream is not supported yet; name a `stream`"
+    )]
+    CoreSubscription {
+        /// The plugin.
+        plugin: String,
+    },
+    /// The stream does not exist.
+    #[error("stream {stream} does not exist; add a [[stream]] or create it")]
+    NoStream {
+        /// The stream.
+        stream: String,
+    },
+    /// The stream captures nothing that the filter lets through.
+    #[error("stream {stream} captures nothing that {filter} lets through; its subjects are {}", subjects.join(", "))]
+    NotCaptured {
+        /// The stream.
+        stream: String,
+        /// The filter.
+        filter: String,
+        /// What the stream captures.
+        subjects: Vec<String>,
+    },
+    /// A consumer of this name exists and can't be changed into what is wanted.
+    #[error(
+        "consumer {consumer} on stream {stream}: {}; this can't be changed in place: remove the consumer \
+         (`nats consumer rm {stream} {consumer}`), knowing that what it has acknowledged is forgotten",
+        topology::lines(differences)
+    )]
+    Differs {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        consumer: String,
+        /// Line by line.
+        differences: Vec<Difference>,
+    },
+    /// JetStream gave no good answer.
+    #[error("consumer {consumer} on stream {stream}")]
+    Api {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        consumer: String,
+        /// Why.
+        source: ApiError,
+    },
+}
+
+/// A consumer as it is wanted.
+#[derive(Debug, Clone)]
+pub(super) struct Spec {
+    pub stream: Arc<str>,
+    pub durable: Arc<str>,
+    pub filters: Vec<SubjectFilter>,
+    pub ack_wait: Duration,
+    max_ack_pending: i64,
+    description: String,
+}
+
+/// Where a consumer that has to be made begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// At the first event that is still stored.
+    First,
+    /// After this sequence.
+    After(u64),
+}
+
+/// A consumer that the broker has confirmed.
+#[derive(Debug)]
+pub(super) struct Confirmed {
+    pub origin: Origin,
+    pub info: Info,
+}
+
+impl Spec {
+    pub(super) fn of(binding: &Binding, settings: ConsumerSettings) -> Result<Self, OpenError> {
+        let Subscription::Stream { stream, filters } = &binding.subscription else {
+            return Err(OpenError::CoreSubscription { plugin: binding.plugin.to_string() });
+        };
+        let concurrency = i64::from(binding.limits.concurrency);
+        Ok(Self {
+            stream: stream.as_str().into(),
+            durable: binding.durable().into(),
+            filters: filters.clone(),
+            ack_wait: settings.ack_wait,
+            max_ack_pending: (BATCH_MAX as i64 + 4 * concurrency).min(ACK_PENDING_MAX),
+            description: format!("Busway plugin {}", binding.plugin),
+        })
+    }
+
+    fn config(&self, deliver_policy: DeliverPolicy) -> pull::Config {
+        let mut filters: Vec<String> = self.filters.iter().map(ToString::to_string).collect();
+        let only = if filters.len() == 1 { filters.pop() } else { None };
+        pull::Config {
+            durable_name: Some(self.durable.to_string()),
+            name: Some(self.durable.to_string()),
+            description: Some(self.description.clone()),
+            deliver_policy,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: self.ack_wait,
+            max_deliver: -1,
+            filter_subject: only.unwrap_or_default(),
+            filter_subjects: filters,
+            replay_policy: ReplayPolicy::Instant,
+            max_waiting: WAITING_MAX,
+            max_ack_pending: self.max_ack_pending,
+            max_batch: BATCH_MAX as i64,
+            max_expires: EXPIRES_MAX,
+            ..pull::Config::default()
+        }
+    }
+
+    fn failed(&self, source: ApiError) -> OpenError {
+        OpenError::Api { stream: self.stream.to_string(), consumer: self.durable.to_string(), source }
+    }
+
+    /// What differs and can't be changed in place.
+    fn fixed_differences(&self, is: &Config) -> Vec<Difference> {
+        let mut differences = Vec::new();
+        compare(&mut differences, "deliver_subject", &is.deliver_subject, &None);
+        compare(&mut differences, "ack_policy", &is.ack_policy, &AckPolicy::Explicit);
+        compare(&mut differences, "replay_policy", &is.replay_policy, &ReplayPolicy::Instant);
+        compare(&mut differences, "max_waiting", &is.max_waiting, &WAITING_MAX);
+        // A consumer that was made again begins after what its predecessor had acknowledged.
+        if !matches!(is.deliver_policy, DeliverPolicy::All | DeliverPolicy::ByStartSequence { .. }) {
+            let (is, wanted) = (format!("{:?}", is.deliver_policy), "All".into());
+            differences.push(Difference { key: "deliver_policy", is, wanted });
+        }
+        differences
+    }
+
+    /// What differs and can be changed in place.
+    fn changeable_differences(&self, is: &Config) -> Vec<Difference> {
+        let wanted = self.config(DeliverPolicy::All);
+        let filters = |one: &str, more: &[String]| {
+            let mut filters = more.to_vec();
+            filters.extend((!one.is_empty()).then(|| one.to_owned()));
+            filters.sort();
+            filters
+        };
+        let mut differences = Vec::new();
+        let is_filters = filters(&is.filter_subject, &is.filter_subjects);
+        let wanted_filters = filters(&wanted.filter_subject, &wanted.filter_subjects);
+        compare(&mut differences, "filters", &is_filters, &wanted_filters);
+        compare(&mut differences, "ack_wait", &is.ack_wait, &wanted.ack_wait);
+        compare(&mut differences, "max_deliver", &is.max_deliver, &wanted.max_deliver);
+        compare(&mut differences, "max_ack_pending", &is.max_ack_pending, &wanted.max_ack_pending);
+        compare(&mut differences, "max_batch", &is.max_batch, &wanted.max_batch);
+        compare(&mut differences, "max_expires", &is.max_expires, &wanted.max_expires);
+        compare(&mut differences, "headers_only", &is.headers_only, &false);
+        compare(&mut differences, "inactive_threshold", &is.inactive_threshold, &Duration::ZERO);
+        compare(&mut differences, "backoff", &is.backoff, &Vec::new());
+        differences
+    }
+
+    /// Brings the consumer about, whatever is there now.
+    pub(super) async fn ensure(&self, client: &Client, begin: Begin) -> Result<Confirmed, OpenError> {
+        let stream = topology::info(client, &self.stream).await.map_err(|why| self.failed(why))?;
+        let stream = stream.ok_or_else(|| OpenError::NoStream { stream: self.stream.to_string() })?;
+        self.check_captured(&stream.config.subjects)?;
+        let existing = self.info(client).await.map_err(|why| self.failed(why))?;
+        let info = match existing {
+            None => self.create(client, begin, stream.config.retention).await?,
+            Some(info) => self.adapt(client, info).await?,
+        };
+        let origin = Origin {
+            stream: Arc::clone(&self.stream),
+            stream_created_ns: stream.created.unix_timestamp_nanos(),
+            consumer: Arc::clone(&self.durable),
+        };
+        Ok(Confirmed { origin, info })
+    }
+
+    /// The consumer as it is, or none.
+    pub(super) async fn info(&self, client: &Client) -> Result<Option<Info>, ApiError> {
+        let subject = format!("CONSUMER.INFO.{}.{}", self.stream, self.durable);
+        match api::call(client, &subject, &json!({})).await {
+            Ok(info) => Ok(Some(info)),
+            Err(why) if why.is(code::CONSUMER_NOT_FOUND) || why.is(code::STREAM_NOT_FOUND) => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Whether somebody changed the consumer so that it no longer is as wanted.
+    pub(super) fn drifted(&self, info: &Info) -> bool {
+        !self.fixed_differences(&info.config).is_empty()
+            || !self.changeable_differences(&info.config).is_empty()
+    }
+
+    /// Deliveries that may be unacknowledged at once.
+    pub(super) fn max_ack_pending(&self) -> usize {
+        usize::try_from(self.max_ack_pending).unwrap_or_default()
+    }
+
+    fn check_captured(&self, subjects: &[String]) -> Result<(), OpenError> {
+        let captured: Vec<SubjectFilter> =
+            subjects.iter().filter_map(|subject| subject.parse().ok()).collect();
+        match self.filters.iter().find(|filter| !captured.iter().any(|other| other.overlaps(filter))) {
+            // A mirror has no subjects of its own.
+            Some(filter) if !captured.is_empty() => Err(OpenError::NotCaptured {
+                stream: self.stream.to_string(),
+                filter: filter.to_string(),
+                subjects: subjects.to_vec(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn create(
+        &self,
+        client: &Client,
+        begin: Begin,
+        retention: RetentionPolicy,
+    ) -> Result<Info, OpenError> {
+        let deliver_policy = match begin {
+            // A work queue takes nothing else, and still holds exactly what was not acknowledged.
+            Begin::After(sequence) if sequence > 0 && retention == RetentionPolicy::Limits => {
+                DeliverPolicy::ByStartSequence { start_sequence: sequence + 1 }
+            }
+            _ => DeliverPolicy::All,
+        };
+        info!(stream = %self.stream, consumer = %self.durable, ?deliver_policy, "creating the consumer");
+        match self.put(client, deliver_policy, "create").await {
+            // Another host was faster.
+            Err(why) if why.is(code::CONSUMER_ALREADY_EXISTS) => match self.info(client).await {
+                Ok(Some(info)) => self.adapt(client, info).await,
+                Ok(None) => Err(self.failed(why)),
+                Err(why) => Err(self.failed(why)),
+            },
+            other => other.map_err(|why| self.failed(why)),
+        }
+    }
+
+    async fn adapt(&self, client: &Client, info: Info) -> Result<Info, OpenError> {
+        let differences = self.fixed_differences(&info.config);
+        if !differences.is_empty() {
+            return Err(OpenError::Differs {
+                stream: self.stream.to_string(),
+                consumer: self.durable.to_string(),
+                differences,
+            });
+        }
+        let differences = self.changeable_differences(&info.config);
+        if differences.is_empty() {
+            return Ok(info);
+        }
+        let changes = topology::lines(&differences);
+        warn!(stream = %self.stream, consumer = %self.durable, %changes, "changing the consumer");
+        self.put(client, info.config.deliver_policy, "update").await.map_err(|why| self.failed(why))
+    }
+
+    async fn put(
+        &self,
+        client: &Client,
+        deliver_policy: DeliverPolicy,
+        action: &str,
+    ) -> Result<Info, ApiError> {
+        let config = self.config(deliver_policy);
+        let filter = match config.filter_subject.as_str() {
+            "" => String::new(),
+            filter => format!(".{filter}"),
+        };
+        let subject = format!("CONSUMER.CREATE.{}.{}{filter}", self.stream, self.durable);
+        api::call(
+            client,
+            &subject,
+            &json!({ "stream_name": &*self.stream, "config": config, "action": action }),
+        )
+        .await
+    }
+}

@@ -1,0 +1,313 @@
+//! Where a binding's events come from: one durable consumer, one inbox, pull requests of our own.
+//!
+//! The client library's own stream asks for fixed batches, and its fetch makes an inbox for every call; here a request
+//! asks for what the host can hold right now, several may be under way, and nothing but one subscription is needed. Only
+//! what comes to that inbox with an acknowledgement subject of our consumer is an event: a message elsewhere that claims
+//! to be one can't make the host acknowledge anything.
+
+use super::{
+    api::ApiError,
+    connect::LineHealth,
+    opening::{self, Lost, Opened, Reason, Shared, SourceStatus},
+    pull::{Account, EXPIRES, HEARTBEAT, Meaning, Pulse},
+};
+use async_nats::{Client, Message, Subscriber, jetstream::consumer::Info};
+use busway_core::{Delivery, Source, port::BoxFuture};
+use futures_util::{FutureExt as _, StreamExt as _};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::watch,
+    time::{Interval, MissedTickBehavior},
+};
+use tracing::{debug, warn};
+
+/// A durable consumer's events.
+pub struct NatsSource {
+    shared: Arc<Shared>,
+    phase: Phase,
+    /// Taken from the broker, not given out yet.
+    ready: VecDeque<Delivery>,
+    /// Openings in a row that brought nothing.
+    fruitless: usize,
+}
+
+enum Phase {
+    Opening(BoxFuture<'static, Opened>),
+    Open(Box<Open>),
+}
+
+/// A pull under way.
+struct Open {
+    client: Client,
+    subscriber: Subscriber,
+    inbox: String,
+    lost: Lost,
+    health: watch::Receiver<LineHealth>,
+    account: Account,
+    seconds: Interval,
+    /// Seconds since an event came.
+    quiet_seconds: u64,
+    /// Seconds since the consumer was last looked at.
+    unchecked_seconds: u64,
+    check: Option<BoxFuture<'static, Checked>>,
+    request_subject: String,
+}
+
+/// The consumer as the broker sees it; none where it is gone.
+type Checked = Result<Option<Box<Info>>, ApiError>;
+
+/// What a step waits for.
+enum First {
+    Message(Option<Message>),
+    Lost,
+    Checked(Checked),
+    Second,
+}
+
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, and a box would be made for every event")]
+enum Step {
+    Came(Delivery),
+    Nothing,
+    Reopen(Reason),
+}
+
+/// How often the consumer is looked at, whatever comes.
+const CHECK_SECONDS: u64 = 15;
+/// How long nothing may come although there is something, before the pull is opened again.
+const STALL_SECONDS: u64 = 30;
+/// How long an event is put back for that was taken and not given out.
+const PUT_BACK: &str = "-NAK {\"delay\":1000000000}";
+
+impl NatsSource {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let opening = opening::open(Arc::clone(&shared), Reason::First, 0).boxed();
+        Self { shared, phase: Phase::Opening(opening), ready: VecDeque::new(), fruitless: 0 }
+    }
+
+    async fn advance(&mut self, room: usize) -> Delivery {
+        loop {
+            if let Some(delivery) = self.ready.pop_front() {
+                return delivery;
+            }
+            let step = match &mut self.phase {
+                Phase::Opening(opening) => {
+                    let opened = opening.await;
+                    self.begin(opened);
+                    continue;
+                }
+                Phase::Open(open) => {
+                    if self.shared.given_out.is_any_open() {
+                        self.shared.given_out.all_ended().await;
+                    }
+                    open.step(&self.shared, room).await
+                }
+            };
+            match step {
+                Step::Came(delivery) => {
+                    self.fruitless = 0;
+                    return delivery;
+                }
+                Step::Nothing => {}
+                Step::Reopen(reason) => self.reopen(reason),
+            }
+        }
+    }
+
+    fn begin(&mut self, mut opened: Opened) {
+        self.ready.extend(std::mem::take(&mut opened.malformed));
+        self.phase = Phase::Open(Box::new(Open::new(&self.shared, opened)));
+    }
+
+    /// Keeps what has come already and opens the pull again.
+    fn reopen(&mut self, reason: Reason) {
+        if let Phase::Open(open) = &mut self.phase {
+            open.drain_into(&self.shared, &mut self.ready);
+        }
+        self.fruitless = if self.ready.is_empty() { self.fruitless + 1 } else { 0 };
+        debug!(consumer = %self.shared.spec.durable, ?reason, "opening the pull again");
+        self.shared.counters.reopened.fetch_add(1, Ordering::Relaxed);
+        self.shared.status.send_replace(SourceStatus::Opening);
+        self.phase = Phase::Opening(opening::open(Arc::clone(&self.shared), reason, self.fruitless).boxed());
+    }
+}
+
+impl Source for NatsSource {
+    fn next(&mut self, room: usize) -> BoxFuture<'_, Option<Delivery>> {
+        Box::pin(self.advance(room).map(Some))
+    }
+}
+
+/// What was taken and not given out goes back at once, so that it need not wait until the broker's patience ends.
+impl Drop for NatsSource {
+    fn drop(&mut self) {
+        if let Phase::Open(open) = &mut self.phase {
+            open.drain_into(&self.shared, &mut self.ready);
+        }
+        let control = self.shared.control.client();
+        for delivery in self.ready.drain(..) {
+            // Sent if there is room for it; the broker gives the event again anyway.
+            drop(control.publish(delivery.receipt.token, PUT_BACK.into()).now_or_never());
+        }
+    }
+}
+
+impl Open {
+    fn new(shared: &Shared, opened: Opened) -> Self {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            client: opened.client,
+            subscriber: opened.subscriber,
+            inbox: opened.inbox,
+            lost: opened.lost,
+            health: shared.pulls.health(),
+            account: Account::new(),
+            seconds,
+            quiet_seconds: 0,
+            unchecked_seconds: 0,
+            check: None,
+            request_subject: format!(
+                "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
+                shared.spec.stream, shared.spec.durable
+            ),
+        }
+    }
+
+    /// Asks for more where there is room, then waits for whatever comes first. Cancel safe: what was taken is in the
+    /// answer, and every change of state follows the await that it belongs to.
+    async fn step(&mut self, shared: &Shared, room: usize) -> Step {
+        if let Some(batch) = self.account.want(room)
+            && self.ask(batch).await.is_err()
+        {
+            return Step::Reopen(Reason::Broke);
+        }
+        let known = self.lost.pulls;
+        let first = tokio::select! {
+            biased;
+            message = self.subscriber.next() => First::Message(message),
+            () = self.health.wait_for(|health| health.disconnects != known).map(drop) => First::Lost,
+            checked = pending_or(&mut self.check) => First::Checked(checked),
+            _ = self.seconds.tick() => First::Second,
+        };
+        match first {
+            First::Message(Some(message)) => self.receive(shared, message),
+            First::Message(None) => Step::Reopen(Reason::Broke),
+            First::Lost => Step::Reopen(self.why_lost(shared)),
+            First::Checked(checked) => {
+                self.check = None;
+                self.look_at(shared, checked)
+            }
+            First::Second => self.second(shared),
+        }
+    }
+
+    async fn ask(&mut self, batch: usize) -> Result<(), async_nats::client::PublishError> {
+        let reply = format!("{}.{}", self.inbox, self.account.next_id());
+        let (expires, heartbeat) = (EXPIRES.as_nanos(), HEARTBEAT.as_nanos());
+        let body = format!(r#"{{"batch":{batch},"expires":{expires},"idle_heartbeat":{heartbeat}}}"#);
+        self.client.publish_with_reply(self.request_subject.clone(), reply, body.into()).await?;
+        self.account.asked(batch, Instant::now());
+        Ok(())
+    }
+
+    fn receive(&mut self, shared: &Shared, message: Message) -> Step {
+        let request =
+            message.subject.strip_prefix(self.inbox.as_str()).and_then(|rest| rest.strip_prefix('.'));
+        match (request, message.status) {
+            (Some(id), Some(status)) => {
+                let left = message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
+                let left = left.and_then(|left| left.as_str().parse().ok());
+                let description = message.description.as_deref().unwrap_or_default();
+                debug!(consumer = %shared.spec.durable, %status, description, "status of a pull request");
+                match self.account.status(status.as_u16(), description, id.parse().ok(), left) {
+                    Meaning::Noted => Step::Nothing,
+                    Meaning::Reopen => Step::Reopen(Reason::Consumer),
+                }
+            }
+            // Events keep the subject that they were published on; what has the inbox's was sent here by somebody.
+            (Some(_), None) => self.stranger(shared),
+            (None, _) => match shared.origin.delivery(message) {
+                Some(delivery) => {
+                    self.account.came();
+                    self.quiet_seconds = 0;
+                    Step::Came(delivery)
+                }
+                None => self.stranger(shared),
+            },
+        }
+    }
+
+    fn stranger(&self, shared: &Shared) -> Step {
+        if shared.counters.strangers.fetch_add(1, Ordering::Relaxed) == 0 {
+            warn!(consumer = %shared.spec.durable, "somebody else sends messages to this host's inbox; they are ignored");
+        }
+        Step::Nothing
+    }
+
+    fn why_lost(&self, shared: &Shared) -> Reason {
+        if shared.lost().control == self.lost.control { Reason::Broke } else { Reason::BrokerLost }
+    }
+
+    fn second(&mut self, shared: &Shared) -> Step {
+        self.quiet_seconds += 1;
+        self.unchecked_seconds += 1;
+        if self.unchecked_seconds >= CHECK_SECONDS && self.check.is_none() {
+            self.unchecked_seconds = 0;
+            let (spec, control) = (shared.spec.clone(), shared.control.client());
+            self.check = Some(async move { Ok(spec.info(&control).await?.map(Box::new)) }.boxed());
+        }
+        match self.account.second(Instant::now()) {
+            Pulse::Fine => Step::Nothing,
+            Pulse::Missed => {
+                shared.counters.heartbeats_missed.fetch_add(1, Ordering::Relaxed);
+                Step::Nothing
+            }
+            Pulse::Lost => Step::Reopen(Reason::Silent),
+        }
+    }
+
+    /// What the broker says about the consumer, independently of what it sends.
+    fn look_at(&mut self, shared: &Shared, checked: Checked) -> Step {
+        let info = match checked {
+            Ok(Some(info)) => info,
+            Ok(None) => return Step::Reopen(Reason::Consumer),
+            Err(why) => {
+                debug!(consumer = %shared.spec.durable, %why, "the consumer could not be looked at");
+                return Step::Nothing;
+            }
+        };
+        shared.ack_floor.fetch_max(info.ack_floor.stream_sequence, Ordering::Relaxed);
+        if shared.spec.drifted(&info) {
+            warn!(consumer = %shared.spec.durable, "somebody changed the consumer; changing it back");
+            return Step::Reopen(Reason::Consumer);
+        }
+        let could_come = info.num_pending > 0 && info.num_ack_pending < shared.spec.max_ack_pending();
+        if could_come && self.account.is_waiting() && self.quiet_seconds >= STALL_SECONDS {
+            shared.counters.stalled.fetch_add(1, Ordering::Relaxed);
+            warn!(consumer = %shared.spec.durable, pending = info.num_pending, "nothing comes although there is something");
+            return Step::Reopen(Reason::Silent);
+        }
+        Step::Nothing
+    }
+
+    /// Takes what has come and not been looked at.
+    fn drain_into(&mut self, shared: &Shared, ready: &mut VecDeque<Delivery>) {
+        while let Some(Some(message)) = self.subscriber.next().now_or_never() {
+            if let Step::Came(delivery) = self.receive(shared, message) {
+                ready.push_back(delivery);
+            }
+        }
+    }
+}
+
+/// The future's answer, or never where there is no future.
+async fn pending_or<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,365 @@
+//! Streams: created where they are missing, compared where they exist, never changed behind anybody's back.
+//!
+//! What exists and differs is told line by line, as "is … , wanted …", and refused: a stream holds events, and only a
+//! person knows whether a smaller `max_bytes` may delete some. Busway's own streams are ensured the same way.
+
+use super::api::{self, ApiError, code};
+use async_nats::{
+    Client,
+    jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
+};
+use busway_core::{SubjectFilter, dead_letter, units::ByteSize};
+use std::{fmt, time::Duration};
+
+/// The stream of dead letters.
+pub const DEAD_LETTER_STREAM: &str = "BUSWAY_DLQ";
+/// The bucket of attempt records.
+pub const ATTEMPTS_BUCKET: &str = "BUSWAY_ATTEMPTS";
+/// The bucket of payloads that do not fit into their dead letter.
+pub const PAYLOADS_BUCKET: &str = "BUSWAY_DLQ_PAYLOADS";
+
+/// How long an attempt record is kept: longer than any event is retried for.
+const ATTEMPTS_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// A stream as an operator wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamSpec {
+    /// The name.
+    pub name: String,
+    /// What it captures.
+    pub subjects: Vec<SubjectFilter>,
+    /// What ends a message's stay.
+    pub retention: Retention,
+    /// Where messages are kept.
+    pub storage: Storage,
+    /// Most bytes; none for no limit.
+    pub max_bytes: Option<ByteSize>,
+    /// Most messages; none for no limit.
+    pub max_messages: Option<u64>,
+    /// The longest stay; none for no limit.
+    pub max_age: Option<Duration>,
+    /// How long the broker recognises a repeated message id. Default 10 min.
+    pub duplicate_window: Duration,
+    /// Copies in a cluster, 1 to 5.
+    pub replicas: u8,
+    /// What gives way when a limit is reached.
+    pub discard: Discard,
+    /// Who makes the stream.
+    pub ownership: Ownership,
+}
+
+/// What ends a message's stay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Retention {
+    /// Only the limits.
+    #[default]
+    Limits,
+    /// The acknowledgement of its one reader.
+    WorkQueue,
+    /// The acknowledgements of all readers.
+    Interest,
+}
+
+/// Where messages are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// On disk.
+    #[default]
+    File,
+    /// In memory: lost when the broker stops.
+    Memory,
+}
+
+/// What gives way when a limit is reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Discard {
+    /// The oldest message.
+    #[default]
+    Old,
+    /// The new message: its publisher is told.
+    New,
+}
+
+/// Who makes the stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ownership {
+    /// Busway, where it is missing.
+    #[default]
+    Managed,
+    /// Somebody else; it is only compared.
+    Verified,
+}
+
+/// What became of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ensured {
+    /// It was made.
+    Created,
+    /// It was there, and is as wanted.
+    AsWanted,
+}
+
+/// Why a stream can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// It does not exist and is not ours to make.
+    #[error("stream {stream}: does not exist, and `managed = false` says that somebody else makes it")]
+    Missing {
+        /// The stream.
+        stream: String,
+    },
+    /// It exists and differs.
+    #[error(
+        "stream {stream}: {}; change the stream (`nats stream edit {stream}`) or the configuration",
+        lines(differences)
+    )]
+    Differs {
+        /// The stream.
+        stream: String,
+        /// Line by line.
+        differences: Vec<Difference>,
+    },
+    /// JetStream gave no good answer.
+    #[error("stream {stream}")]
+    Api {
+        /// The stream.
+        stream: String,
+        /// Why.
+        source: ApiError,
+    },
+}
+
+/// One setting that is not as wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The setting, as it is written in the configuration.
+    pub key: &'static str,
+    /// How it is.
+    pub is: String,
+    /// How it was wanted.
+    pub wanted: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}, wanted {}", self.key, self.is, self.wanted)
+    }
+}
+
+pub(super) fn lines(differences: &[Difference]) -> String {
+    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Notes a setting that differs.
+pub(super) fn compare<T: PartialEq + fmt::Debug>(
+    differences: &mut Vec<Difference>,
+    key: &'static str,
+    is: &T,
+    wanted: &T,
+) {
+    if is != wanted {
+        differences.push(Difference { key, is: format!("{is:?}"), wanted: format!("{wanted:?}") });
+    }
+}
+
+/// Makes the stream or compares it.
+pub(super) async fn ensure(client: &Client, spec: &StreamSpec) -> Result<Ensured, TopologyError> {
+    let failed = |source| TopologyError::Api { stream: spec.name.clone(), source };
+    if let Some(info) = info(client, &spec.name).await.map_err(failed)? {
+        return verify(spec, &info.config);
+    }
+    if spec.ownership == Ownership::Verified {
+        return Err(TopologyError::Missing { stream: spec.name.clone() });
+    }
+    match create(client, &spec.to_config()).await.map_err(failed)? {
+        Created::Now => Ok(Ensured::Created),
+        // Another host was faster.
+        Created::Before => match info(client, &spec.name).await.map_err(failed)? {
+            Some(info) => verify(spec, &info.config),
+            None => Err(TopologyError::Missing { stream: spec.name.clone() }),
+        },
+    }
+}
+
+/// Makes Busway's own streams. Their limits are the operator's to change, so only what the host relies on is compared.
+pub(super) async fn ensure_own(client: &Client, own: OwnStreams) -> Result<(), TopologyError> {
+    for config in own.configs() {
+        let failed = |source| TopologyError::Api { stream: config.name.clone(), source };
+        if info(client, &config.name).await.map_err(failed)?.is_none() {
+            create(client, &config).await.map_err(failed)?;
+        }
+        let Some(info) = info(client, &config.name).await.map_err(failed)? else {
+            return Err(TopologyError::Missing { stream: config.name.clone() });
+        };
+        let mut differences = Vec::new();
+        compare(&mut differences, "subjects", &info.config.subjects, &config.subjects);
+        compare(&mut differences, "retention", &info.config.retention, &config.retention);
+        compare(&mut differences, "discard", &info.config.discard, &config.discard);
+        let (per_subject, wanted) = (info.config.max_messages_per_subject, config.max_messages_per_subject);
+        compare(&mut differences, "max_msgs_per_subject", &per_subject, &wanted);
+        if !differences.is_empty() {
+            return Err(TopologyError::Differs { stream: config.name, differences });
+        }
+    }
+    Ok(())
+}
+
+/// What Busway's own streams may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnStreams {
+    /// Bytes of all dead letters. Default 1 GiB. A full stream refuses letters, and their events are tried again later.
+    pub dead_letter_bytes: ByteSize,
+    /// Copies in a cluster, 1 to 5. Default 1.
+    pub replicas: u8,
+}
+
+impl Default for OwnStreams {
+    fn default() -> Self {
+        Self { dead_letter_bytes: ByteSize::mib(1024), replicas: 1 }
+    }
+}
+
+impl OwnStreams {
+    fn configs(self) -> [Config; 3] {
+        let own = |name: String, subjects: Vec<String>| Config {
+            name,
+            subjects,
+            retention: RetentionPolicy::Limits,
+            storage: StorageType::File,
+            discard: DiscardPolicy::New,
+            max_messages: -1,
+            max_consumers: -1,
+            max_bytes: -1,
+            max_messages_per_subject: -1,
+            max_message_size: -1,
+            num_replicas: usize::from(self.replicas),
+            ..Config::default()
+        };
+        let bytes = i64::try_from(self.dead_letter_bytes.0).unwrap_or(i64::MAX);
+        let letters = Config {
+            description: Some("events that Busway will not try again".into()),
+            max_bytes: bytes,
+            allow_direct: true,
+            ..own(DEAD_LETTER_STREAM.into(), vec![dead_letter::SUBJECTS.into()])
+        };
+        // The layouts of key-value and object buckets are the client libraries' convention: any NATS tool reads them.
+        let attempts = Config {
+            description: Some("failed runs of events that Busway tries again".into()),
+            max_messages_per_subject: 1,
+            max_age: ATTEMPTS_MAX_AGE,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
+            ..own(format!("KV_{ATTEMPTS_BUCKET}"), vec![format!("$KV.{ATTEMPTS_BUCKET}.>")])
+        };
+        let payloads = Config {
+            description: Some("payloads that do not fit into their dead letter".into()),
+            max_bytes: bytes,
+            allow_rollup: true,
+            allow_direct: true,
+            ..own(
+                format!("OBJ_{PAYLOADS_BUCKET}"),
+                vec![format!("$O.{PAYLOADS_BUCKET}.C.>"), format!("$O.{PAYLOADS_BUCKET}.M.>")],
+            )
+        };
+        [letters, attempts, payloads]
+    }
+}
+
+/// A stream, or none where there is none of this name.
+pub(super) async fn info(client: &Client, stream: &str) -> Result<Option<Info>, ApiError> {
+    match api::call(client, &format!("STREAM.INFO.{stream}"), &serde_json::json!({})).await {
+        Ok(info) => Ok(Some(info)),
+        Err(why) if why.is(code::STREAM_NOT_FOUND) => Ok(None),
+        Err(why) => Err(why),
+    }
+}
+
+enum Created {
+    Now,
+    Before,
+}
+
+async fn create(client: &Client, config: &Config) -> Result<Created, ApiError> {
+    match api::call::<serde_json::Value>(client, &format!("STREAM.CREATE.{}", config.name), config).await {
+        Ok(_) => Ok(Created::Now),
+        Err(why) if why.is(code::STREAM_NAME_EXISTS) => Ok(Created::Before),
+        Err(why) => Err(why),
+    }
+}
+
+fn verify(spec: &StreamSpec, is: &Config) -> Result<Ensured, TopologyError> {
+    let wanted = spec.to_config();
+    let mut differences = Vec::new();
+    let sorted = |subjects: &[String]| {
+        let mut subjects = subjects.to_vec();
+        subjects.sort();
+        subjects
+    };
+    compare(&mut differences, "subjects", &sorted(&is.subjects), &sorted(&wanted.subjects));
+    compare(&mut differences, "retention", &is.retention, &wanted.retention);
+    compare(&mut differences, "storage", &is.storage, &wanted.storage);
+    compare(&mut differences, "max_bytes", &is.max_bytes, &wanted.max_bytes);
+    compare(&mut differences, "max_messages", &is.max_messages, &wanted.max_messages);
+    compare(&mut differences, "max_age", &is.max_age, &wanted.max_age);
+    compare(&mut differences, "duplicate_window", &is.duplicate_window, &wanted.duplicate_window);
+    compare(&mut differences, "replicas", &is.num_replicas, &wanted.num_replicas);
+    compare(&mut differences, "discard", &is.discard, &wanted.discard);
+    if differences.is_empty() {
+        Ok(Ensured::AsWanted)
+    } else {
+        Err(TopologyError::Differs { stream: spec.name.clone(), differences })
+    }
+}
+
+impl StreamSpec {
+    /// A stream on disk that keeps everything.
+    pub fn new(name: impl Into<String>, subjects: Vec<SubjectFilter>) -> Self {
+        Self {
+            name: name.into(),
+            subjects,
+            retention: Retention::default(),
+            storage: Storage::default(),
+            max_bytes: None,
+            max_messages: None,
+            max_age: None,
+            duplicate_window: Duration::from_secs(600),
+            replicas: 1,
+            discard: Discard::default(),
+            ownership: Ownership::default(),
+        }
+    }
+
+    fn to_config(&self) -> Config {
+        let limit = |limit: Option<u64>| limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
+        // The broker refuses a window that is longer than the messages' stay.
+        let window = self.max_age.map_or(self.duplicate_window, |age| self.duplicate_window.min(age));
+        Config {
+            name: self.name.clone(),
+            subjects: self.subjects.iter().map(ToString::to_string).collect(),
+            retention: match self.retention {
+                Retention::Limits => RetentionPolicy::Limits,
+                Retention::WorkQueue => RetentionPolicy::WorkQueue,
+                Retention::Interest => RetentionPolicy::Interest,
+            },
+            storage: match self.storage {
+                Storage::File => StorageType::File,
+                Storage::Memory => StorageType::Memory,
+            },
+            max_bytes: limit(self.max_bytes.map(|bytes| bytes.0)),
+            max_messages: limit(self.max_messages),
+            max_messages_per_subject: -1,
+            max_consumers: -1,
+            max_message_size: -1,
+            max_age: self.max_age.unwrap_or_default(),
+            duplicate_window: window,
+            num_replicas: usize::from(self.replicas),
+            discard: match self.discard {
+                Discard::Old => DiscardPolicy::Old,
+                Discard::New => DiscardPolicy::New,
+            },
+            allow_direct: true,
+            ..Config::default()
+        }
+    }
+}

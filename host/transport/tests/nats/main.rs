@@ -1,0 +1,13 @@
+//! This crate against a real nats-server.
+//!
+//! One program, so that it is linked once. [`support`] starts a server per test; see `busway_testkit::nats` for where the
+//! program comes from.
+
+mod support;
+
+mod access;
+mod embedded;
+mod malformed;
+mod pulling;
+mod settling;
+mod storing;

@@ -1,0 +1,53 @@
+//! Everything a contributor types: `cargo xtask <command>`.
+//!
+//! Compiled before everything else, so it stays small and depends on nothing of ours: what needs Busway calls the
+//! `busway` program. One file per command; `step` runs other programs and tells how long they took, `repository` knows
+//! where things are.
+
+mod guests;
+mod nightly;
+mod repository;
+mod setup;
+mod step;
+mod test;
+mod tidy;
+
+use std::{env, process::ExitCode};
+
+use anyhow::bail;
+use repository::Repository;
+
+const USAGE: &str = "cargo xtask <command>
+
+  setup         install what is missing: tools for plugins, nats-server, recorded webhook payloads
+  build-guests  build every plugin of this repository into target/guests
+  test          set up, then check and test everything (what CI runs)
+  tidy          check the rules of the house: dependency edges, sizes, heads
+  nightly       test, then the property tests for much longer
+";
+
+fn main() -> ExitCode {
+    match run(env::args().skip(1).collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Vec<String>) -> anyhow::Result<()> {
+    let repository = Repository::find()?;
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["setup"] => setup::run(&repository),
+        ["build-guests"] => setup::run(&repository).and_then(|()| guests::build(&repository)),
+        ["test"] => test::run(&repository),
+        ["tidy"] => tidy::run(&repository),
+        ["nightly"] => nightly::run(&repository),
+        ["help" | "--help" | "-h"] | [] => {
+            eprint!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("unknown command {:?}\n\n{USAGE}", other.join(" ")),
+    }
+}
