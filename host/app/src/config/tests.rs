@@ -22,7 +22,7 @@ fn loaded(text: &str) -> Result<Config, Refused> {
 fn mistakes(text: &str) -> Vec<String> {
     let Err(Refused(mistakes)) = loaded(text) else { return Vec::new() };
     let name =
-        |line: String| line.rsplit_once("busway.toml").map_or(line.clone(), |(_, rest)| rest.to_owned());
+        |line: String| line.split_once("busway.toml").map_or(line.clone(), |(_, rest)| rest.to_owned());
     mistakes.iter().map(|mistake| name(mistake.to_string())).collect()
 }
 

@@ -1,7 +1,8 @@
 //! Requests to JetStream: one call, one answer, errors by code. Bodies and answers are JSON made by the broker, so none
 //! of this breaks on what publishers stored.
 
-use async_nats::{Client, Request, RequestErrorKind};
+use super::connect::Line;
+use async_nats::{Request, RequestErrorKind};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -74,14 +75,14 @@ struct Answer {
 
 /// Sends a request to `$JS.API.<subject>` and waits for the answer, at most [`ANSWER_WAIT`].
 pub(super) async fn call<T: DeserializeOwned>(
-    client: &Client,
+    line: &Line,
     subject: &str,
     body: &impl Serialize,
 ) -> Result<T, ApiError> {
     let body = serde_json::to_vec(body).map_err(|why| ApiError::Unreadable(why.to_string()))?;
     let request = Request::new().payload(body.into()).timeout(Some(ANSWER_WAIT));
     let answer =
-        client.send_request(format!("$JS.API.{subject}"), request).await.map_err(|why| match why.kind() {
+        line.request(format!("$JS.API.{subject}"), request).await.map_err(|why| match why.kind() {
             RequestErrorKind::NoResponders => ApiError::NoJetStream,
             _ => ApiError::NoAnswer(why.to_string()),
         })?;
@@ -151,13 +152,9 @@ struct RawMessage {
 }
 
 /// Reads a stored message from the stream's leader, so that what was confirmed before is seen. None where there is none.
-pub(super) async fn stored(
-    client: &Client,
-    stream: &str,
-    wanted: Wanted<'_>,
-) -> Result<Option<Raw>, ApiError> {
+pub(super) async fn stored(line: &Line, stream: &str, wanted: Wanted<'_>) -> Result<Option<Raw>, ApiError> {
     let subject = format!("STREAM.MSG.GET.{stream}");
-    let message = match call::<RawAnswer>(client, &subject, &wanted).await {
+    let message = match call::<RawAnswer>(line, &subject, &wanted).await {
         Ok(answer) => answer.message,
         Err(why) if why.is(code::NO_MESSAGE_FOUND) => return Ok(None),
         Err(why) => return Err(why),

@@ -3,7 +3,7 @@
 //! They outlive hosts and versions of hosts, so an unknown version is refused and never overwritten: the event waits for
 //! a host that can read it.
 
-use super::topology::ATTEMPTS_BUCKET;
+use super::own_streams::ATTEMPTS_BUCKET;
 use busway_core::{AttemptRecord, EventId, FailedRun, FailureClass, PluginName};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

@@ -19,9 +19,12 @@ use super::{
     options,
     refusal::{self, ConnectError},
 };
-use async_nats::{Client, Event};
+use async_nats::{Client, Event, Message, Request, RequestError, RequestErrorKind};
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::{Mutex, watch};
@@ -71,10 +74,15 @@ pub(crate) struct Line {
     client: watch::Sender<Client>,
     health: watch::Sender<LineHealth>,
     renewing: Mutex<()>,
+    closed: AtomicBool,
 }
 
 /// Between the first and the second try.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// How long somebody who waits for an answer waits for a new connection.
+const RENEW_WAIT: Duration = Duration::from_secs(5);
+/// How long what was sent may take to leave this host when it closes.
+const FLUSH_WAIT: Duration = Duration::from_secs(2);
 /// How often a broker that greets may break off a handshake before that is taken for its answer.
 const BREAK_OFFS_MAX: usize = 4;
 
@@ -84,7 +92,14 @@ impl Line {
         let health = watch::Sender::new(LineHealth::default());
         let client = dial(role, &config, &health).await?;
         refusal::check_version(&client.server_info().version)?;
-        Ok(Self { role, config, client: watch::Sender::new(client), health, renewing: Mutex::new(()) })
+        Ok(Self {
+            role,
+            config,
+            client: watch::Sender::new(client),
+            health,
+            renewing: Mutex::new(()),
+            closed: AtomicBool::new(false),
+        })
     }
 
     /// The connection as it is now.
@@ -97,15 +112,34 @@ impl Line {
         self.health.subscribe()
     }
 
+    /// Sends a request. Where the connection has ended for good, a new one is made for the next request.
+    pub(crate) async fn request(&self, subject: String, request: Request) -> Result<Message, RequestError> {
+        let client = self.client();
+        let answer = client.send_request(subject, request).await;
+        // The library's only other failure is that its own end of the connection is gone.
+        if answer.as_ref().is_err_and(|why| why.kind() == RequestErrorKind::Other) {
+            self.renew_soon(&client).await;
+        }
+        answer
+    }
+
+    /// [`Line::renew`], but not for ever.
+    pub(crate) async fn renew_soon(&self, dead: &Client) {
+        if tokio::time::timeout(RENEW_WAIT, self.renew(dead)).await.is_err() {
+            debug!(connection = self.role.name(), "no new connection yet");
+        }
+    }
+
     /// A connection that works: `dead`'s replacement where somebody has made one already, otherwise a new one. The
-    /// client library ends its own connection for good where a stored message makes it panic (a carriage return in a
-    /// header's value does).
+    /// client library ends its own connection for good where a message makes it panic (a carriage return in a header's
+    /// value does).
     pub(crate) async fn renew(&self, dead: &Client) -> Client {
         let _one_at_a_time = self.renewing.lock().await;
         let current = self.client();
-        if !is_same(&current, dead) {
+        if self.closed.load(Ordering::Relaxed) || !is_same(&current, dead) {
             return current;
         }
+        warn!(connection = self.role.name(), "the connection ended for good; making a new one");
         self.health.send_modify(|health| {
             health.connected = false;
             health.disconnects += 1;
@@ -123,6 +157,21 @@ impl Line {
                     tokio::time::sleep(backoff::wait(FIRST_WAIT, tries)).await;
                 }
             }
+        }
+    }
+}
+
+impl Line {
+    /// Sends what waits to be sent, and closes. Takes no longer than [`FLUSH_WAIT`].
+    pub(crate) async fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        let client = self.client();
+        // Without a broker there is nothing to wait for.
+        if let Err(why) = tokio::time::timeout(FLUSH_WAIT, client.flush()).await {
+            debug!(connection = self.role.name(), %why, "closing without the broker");
+        }
+        if let Err(why) = client.drain().await {
+            debug!(connection = self.role.name(), %why, "already closed");
         }
     }
 }

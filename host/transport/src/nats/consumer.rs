@@ -6,15 +6,13 @@
 
 use super::{
     api::{self, ApiError, code},
+    connect::Line,
     delivery::Origin,
     topology::{self, Difference, compare},
 };
-use async_nats::{
-    Client,
-    jetstream::{
-        consumer::{AckPolicy, Config, DeliverPolicy, Info, ReplayPolicy, pull},
-        stream::RetentionPolicy,
-    },
+use async_nats::jetstream::{
+    consumer::{AckPolicy, Config, DeliverPolicy, Info, ReplayPolicy, pull},
+    stream::RetentionPolicy,
 };
 use busway_core::{Binding, SubjectFilter, binding::Subscription};
 use serde_json::json;
@@ -207,14 +205,14 @@ impl Spec {
     }
 
     /// Brings the consumer about, whatever is there now.
-    pub(super) async fn ensure(&self, client: &Client, begin: Begin) -> Result<Confirmed, OpenError> {
-        let stream = topology::info(client, &self.stream).await.map_err(|why| self.failed(why))?;
+    pub(super) async fn ensure(&self, line: &Line, begin: Begin) -> Result<Confirmed, OpenError> {
+        let stream = topology::info(line, &self.stream).await.map_err(|why| self.failed(why))?;
         let stream = stream.ok_or_else(|| OpenError::NoStream { stream: self.stream.to_string() })?;
         self.check_captured(&stream.config.subjects)?;
-        let existing = self.info(client).await.map_err(|why| self.failed(why))?;
+        let existing = self.info(line).await.map_err(|why| self.failed(why))?;
         let info = match existing {
-            None => self.create(client, begin, stream.config.retention).await?,
-            Some(info) => self.adapt(client, info).await?,
+            None => self.create(line, begin, stream.config.retention).await?,
+            Some(info) => self.adapt(line, info).await?,
         };
         let origin = Origin {
             stream: Arc::clone(&self.stream),
@@ -225,9 +223,9 @@ impl Spec {
     }
 
     /// The consumer as it is, or none.
-    pub(super) async fn info(&self, client: &Client) -> Result<Option<Info>, ApiError> {
+    pub(super) async fn info(&self, line: &Line) -> Result<Option<Info>, ApiError> {
         let subject = format!("CONSUMER.INFO.{}.{}", self.stream, self.durable);
-        match api::call(client, &subject, &json!({})).await {
+        match api::call(line, &subject, &json!({})).await {
             Ok(info) => Ok(Some(info)),
             Err(why) if why.is(code::CONSUMER_NOT_FOUND) || why.is(code::STREAM_NOT_FOUND) => Ok(None),
             Err(why) => Err(why),
@@ -259,12 +257,7 @@ impl Spec {
         }
     }
 
-    async fn create(
-        &self,
-        client: &Client,
-        begin: Begin,
-        retention: RetentionPolicy,
-    ) -> Result<Info, OpenError> {
+    async fn create(&self, line: &Line, begin: Begin, retention: RetentionPolicy) -> Result<Info, OpenError> {
         let deliver_policy = match begin {
             // A work queue takes nothing else, and still holds exactly what was not acknowledged.
             Begin::After(sequence) if sequence > 0 && retention == RetentionPolicy::Limits => {
@@ -273,10 +266,10 @@ impl Spec {
             _ => DeliverPolicy::All,
         };
         info!(stream = %self.stream, consumer = %self.durable, ?deliver_policy, "creating the consumer");
-        match self.put(client, deliver_policy, "create").await {
+        match self.put(line, deliver_policy, "create").await {
             // Another host was faster.
-            Err(why) if why.is(code::CONSUMER_ALREADY_EXISTS) => match self.info(client).await {
-                Ok(Some(info)) => self.adapt(client, info).await,
+            Err(why) if why.is(code::CONSUMER_ALREADY_EXISTS) => match self.info(line).await {
+                Ok(Some(info)) => self.adapt(line, info).await,
                 Ok(None) => Err(self.failed(why)),
                 Err(why) => Err(self.failed(why)),
             },
@@ -284,7 +277,7 @@ impl Spec {
         }
     }
 
-    async fn adapt(&self, client: &Client, info: Info) -> Result<Info, OpenError> {
+    async fn adapt(&self, line: &Line, info: Info) -> Result<Info, OpenError> {
         let differences = self.fixed_differences(&info.config);
         if !differences.is_empty() {
             return Err(OpenError::Differs {
@@ -299,15 +292,10 @@ impl Spec {
         }
         let changes = topology::lines(&differences);
         warn!(stream = %self.stream, consumer = %self.durable, %changes, "changing the consumer");
-        self.put(client, info.config.deliver_policy, "update").await.map_err(|why| self.failed(why))
+        self.put(line, info.config.deliver_policy, "update").await.map_err(|why| self.failed(why))
     }
 
-    async fn put(
-        &self,
-        client: &Client,
-        deliver_policy: DeliverPolicy,
-        action: &str,
-    ) -> Result<Info, ApiError> {
+    async fn put(&self, line: &Line, deliver_policy: DeliverPolicy, action: &str) -> Result<Info, ApiError> {
         let config = self.config(deliver_policy);
         let filter = match config.filter_subject.as_str() {
             "" => String::new(),
@@ -315,7 +303,7 @@ impl Spec {
         };
         let subject = format!("CONSUMER.CREATE.{}.{}{filter}", self.stream, self.durable);
         api::call(
-            client,
+            line,
             &subject,
             &json!({ "stream_name": &*self.stream, "config": config, "action": action }),
         )

@@ -10,11 +10,11 @@
 use super::{
     api::{self, ApiError, Raw, Wanted, code},
     connect::Line,
+    own_streams::{DEAD_LETTER_STREAM, PAYLOADS_BUCKET},
     publish::{Ack, Store, answer, refused},
-    topology::{DEAD_LETTER_STREAM, PAYLOADS_BUCKET},
     wire,
 };
-use async_nats::{Client, jetstream};
+use async_nats::jetstream;
 use busway_core::{
     DeadLetter, Headers, PluginName,
     dead_letter::{self, PAYLOAD_OBJECT, RAW_HEADERS},
@@ -35,7 +35,7 @@ const READS_MAX: u64 = 10_000;
 /// Writes letters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Letters<'a> {
-    pub egress: &'a Client,
+    pub egress: &'a Line,
     pub control: &'a Line,
 }
 
@@ -44,7 +44,7 @@ impl Letters<'_> {
         let fitted = self.fit(letter).await?;
         let mut headers = wire::to_library(&fitted.headers).map_err(refused)?;
         wire::append(&mut headers, NOTHING_THERE.0, NOTHING_THERE.1).map_err(refused)?;
-        let store = Store { client: self.egress, control: self.control };
+        let store = Store { line: self.egress, control: self.control };
         match store.until_answered(&letter.subject, &headers, fitted.payload).await {
             Ack::Refused(refusal) if refusal.err_code == code::WRONG_LAST_SEQUENCE => {
                 self.compare(letter).await
@@ -58,8 +58,7 @@ impl Letters<'_> {
 
     /// Is the letter that is there already this one?
     async fn compare(&self, letter: &DeadLetter) -> Result<Stored, PublishError> {
-        let control = self.control.client();
-        let stored = api::stored(&control, DEAD_LETTER_STREAM, Wanted::last(&letter.subject)).await;
+        let stored = api::stored(self.control, DEAD_LETTER_STREAM, Wanted::last(&letter.subject)).await;
         let Some(raw) = stored.map_err(api_error)? else {
             return Err(PublishError::NotNow("a letter that was there is gone; once more, then".into()));
         };
@@ -85,7 +84,7 @@ impl Letters<'_> {
             fitted.headers.push(HEADERS_OBJECT, &name);
         }
         let bytes = wire::block_bytes(&fitted.headers) + MARGIN + fitted.payload.len();
-        if bytes > self.egress.max_payload() {
+        if bytes > self.egress.client().max_payload() {
             let name = letter.object_name();
             self.put_object(&name, &fitted.payload).await?;
             fitted.headers.push(PAYLOAD_OBJECT, &name);
@@ -114,8 +113,8 @@ fn is_account(name: &str) -> bool {
     headers::is_reserved(name) && !name.eq_ignore_ascii_case(RAW_HEADERS)
 }
 
-async fn objects(client: &Client) -> Result<jetstream::object_store::ObjectStore, PublishError> {
-    jetstream::new(client.clone()).get_object_store(PAYLOADS_BUCKET).await.map_err(not_now)
+async fn objects(line: &Line) -> Result<jetstream::object_store::ObjectStore, PublishError> {
+    jetstream::new(line.client()).get_object_store(PAYLOADS_BUCKET).await.map_err(not_now)
 }
 
 fn not_now(why: impl std::error::Error + 'static) -> PublishError {
@@ -204,8 +203,8 @@ impl DeadLetters {
     /// # Errors
     /// See [`LetterError`].
     pub async fn list(&self, filter: &LetterFilter) -> Result<LetterPage, LetterError> {
-        let client = self.control.client();
-        let info = super::topology::info(&client, DEAD_LETTER_STREAM).await?.ok_or(LetterError::NoStream)?;
+        let info =
+            super::topology::info(&self.control, DEAD_LETTER_STREAM).await?.ok_or(LetterError::NoStream)?;
         let prefix =
             filter.plugin.as_ref().map(|plugin| format!("{}.{plugin}.", dead_letter::SUBJECT_PREFIX));
         let mut page = LetterPage { stored: info.state.messages, ..LetterPage::default() };
@@ -217,7 +216,8 @@ impl DeadLetters {
                 return Ok(page);
             }
             page.before = Some(sequence);
-            let Some(raw) = api::stored(&client, DEAD_LETTER_STREAM, Wanted::sequence(sequence)).await?
+            let Some(raw) =
+                api::stored(&self.control, DEAD_LETTER_STREAM, Wanted::sequence(sequence)).await?
             else {
                 continue;
             };
@@ -234,18 +234,17 @@ impl DeadLetters {
     /// # Errors
     /// See [`LetterError`].
     pub async fn get(&self, sequence: u64) -> Result<StoredLetter, LetterError> {
-        let client = self.control.client();
-        let raw = api::stored(&client, DEAD_LETTER_STREAM, Wanted::sequence(sequence)).await;
+        let raw = api::stored(&self.control, DEAD_LETTER_STREAM, Wanted::sequence(sequence)).await;
         let raw = match raw {
             Err(why) if why.is(code::STREAM_NOT_FOUND) => return Err(LetterError::NoStream),
             other => other?.ok_or(LetterError::None(sequence))?,
         };
         let mut letter = letter(raw);
         if let Some(object) = letter.headers.get(PAYLOAD_OBJECT).map(str::to_owned) {
-            letter.payload = read_object(&client, sequence, object).await?.into();
+            letter.payload = read_object(&self.control, sequence, object).await?.into();
         }
         if let Some(object) = letter.headers.get(HEADERS_OBJECT).map(str::to_owned) {
-            let block = read_object(&client, sequence, object.clone()).await?;
+            let block = read_object(&self.control, sequence, object.clone()).await?;
             let mut whole =
                 wire::parse(&block).map_err(|why| LetterError::Object { sequence, object, why })?;
             for (name, value) in letter.headers.iter() {
@@ -267,9 +266,9 @@ fn letter(raw: Raw) -> StoredLetter {
     }
 }
 
-async fn read_object(client: &Client, sequence: u64, object: String) -> Result<Vec<u8>, LetterError> {
+async fn read_object(line: &Line, sequence: u64, object: String) -> Result<Vec<u8>, LetterError> {
     let failed = |object: &str, why: String| LetterError::Object { sequence, object: object.to_owned(), why };
-    let store = objects(client).await.map_err(|why| failed(&object, why.to_string()))?;
+    let store = objects(line).await.map_err(|why| failed(&object, why.to_string()))?;
     let mut reader = store.get(&object).await.map_err(|why| failed(&object, why.to_string()))?;
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes).await.map_err(|why| failed(&object, why.to_string()))?;

@@ -8,11 +8,12 @@
 
 use super::{
     api::{self, ApiError, Raw, Wanted},
+    connect::Line,
     consumer::Spec,
     delivery::{AckSubject, Origin},
     wire,
 };
-use async_nats::{Client, jetstream::consumer::Info};
+use async_nats::jetstream::consumer::Info;
 use busway_core::{
     Delivery, Receipt,
     port::{Content, Malformed},
@@ -122,12 +123,12 @@ impl GivenOut {
 
 /// Looks for messages that can't be received among those that were delivered and not acknowledged.
 pub(super) async fn search(
-    client: &Client,
+    line: &Line,
     spec: &Spec,
     origin: &Origin,
     given_out: &GivenOut,
 ) -> Result<Vec<Delivery>, ApiError> {
-    let Some(info) = spec.info(client).await? else { return Ok(Vec::new()) };
+    let Some(info) = spec.info(line).await? else { return Ok(Vec::new()) };
     let (from, to) = (info.ack_floor.stream_sequence + 1, info.delivered.stream_sequence);
     given_out.state().done.retain(|sequence| *sequence >= from);
     let mut found = Vec::new();
@@ -140,7 +141,7 @@ pub(super) async fn search(
                 break;
             }
             reads += 1;
-            let Some(raw) = api::stored(client, &spec.stream, Wanted::next(next, filter.as_str())).await?
+            let Some(raw) = api::stored(line, &spec.stream, Wanted::next(next, filter.as_str())).await?
             else {
                 break;
             };

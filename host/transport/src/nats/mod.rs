@@ -1,6 +1,7 @@
 //! NATS JetStream.
 //!
-//! Reading order: [`config`], [`connect`] and what they need make the three connections; [`topology`] makes the streams,
+//! Reading order: [`config`], [`connect`] and what they need make the three connections; [`topology`] and
+//! [`own_streams`] make the streams,
 //! [`consumer`] a binding's durable consumer; [`opening`], [`pull`] and [`source`] bring its events, [`delivery`] turns
 //! messages into them, [`malformed`] finds those that can't be received; [`settle`] and [`attempts`] end them,
 //! [`publish`] and [`dead_letters`] store what comes of them. [`embedded`] runs a private broker. [`api`] and [`wire`] lie
@@ -13,6 +14,7 @@ mod options;
 mod refusal;
 
 mod consumer;
+mod own_streams;
 mod topology;
 
 mod opening;
@@ -41,24 +43,19 @@ pub use consumer::{ACK_WAIT, ConsumerSettings, OpenError};
 pub use dead_letters::{DeadLetters, HEADERS_OBJECT, LetterError, LetterFilter, LetterPage, StoredLetter};
 pub use embedded::{Embedded, EmbeddedError, SYNC_INTERVAL};
 pub use opening::{SourceCounters, SourceStatus};
+pub use own_streams::{ATTEMPTS_BUCKET, DEAD_LETTER_STREAM, OwnStreams, PAYLOADS_BUCKET};
 pub use publish::{Durability, NatsPublish, OneMessage, Published};
 pub use refusal::ConnectError;
 pub use settle::NatsSettle;
 pub use source::NatsSource;
-pub use topology::{
-    ATTEMPTS_BUCKET, DEAD_LETTER_STREAM, Difference, Discard, Ensured, OwnStreams, Ownership,
-    PAYLOADS_BUCKET, Retention, Storage, StreamSpec, TopologyError,
-};
+pub use topology::{Difference, Discard, Ensured, Ownership, Retention, Storage, StreamSpec, TopologyError};
 
 use busway_core::{Binding, port::PublishError};
 use connect::Line;
 use consumer::{Begin, Spec};
 use malformed::GivenOut;
 use opening::Shared;
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::AtomicU64};
 use tokio::sync::watch;
 
 /// A broker, reached over three connections.
@@ -81,9 +78,6 @@ pub struct OpenBinding {
     pub counters: Arc<SourceCounters>,
 }
 
-/// How long what was sent may take to leave this host when it closes.
-const FLUSH_WAIT: Duration = Duration::from_secs(2);
-
 impl Nats {
     /// Connects. Waits as long as the broker can't be reached, and says so in the log once. Cancel safe.
     ///
@@ -103,7 +97,7 @@ impl Nats {
     /// # Errors
     /// Differences, line by line: an existing stream is never changed.
     pub async fn ensure_stream(&self, spec: &StreamSpec) -> Result<Ensured, TopologyError> {
-        topology::ensure(&self.control.client(), spec).await
+        topology::ensure(&self.control, spec).await
     }
 
     /// Makes the streams that Busway keeps its own records in.
@@ -111,7 +105,7 @@ impl Nats {
     /// # Errors
     /// Where one exists and is not what the host relies on.
     pub async fn ensure_own_streams(&self, own: OwnStreams) -> Result<(), TopologyError> {
-        topology::ensure_own(&self.control.client(), own).await
+        own_streams::ensure(&self.control, own).await
     }
 
     /// Opens a binding: its durable consumer exists and is as wanted when this returns; the subscription is confirmed
@@ -125,7 +119,7 @@ impl Nats {
         settings: ConsumerSettings,
     ) -> Result<OpenBinding, OpenError> {
         let spec = Spec::of(binding, settings)?;
-        let confirmed = spec.ensure(&self.control.client(), Begin::First).await?;
+        let confirmed = spec.ensure(&self.control, Begin::First).await?;
         let (status, watched) = watch::channel(SourceStatus::Opening);
         let given_out = Arc::new(GivenOut::default());
         let counters = Arc::new(SourceCounters::default());
@@ -152,7 +146,7 @@ impl Nats {
 
     /// Where one plugin's outputs and dead letters go; at most 256 of them are under way at once.
     pub fn publisher(&self) -> NatsPublish {
-        NatsPublish::new(self.egress.client(), Arc::clone(&self.control))
+        NatsPublish::new(Arc::clone(&self.egress), Arc::clone(&self.control))
     }
 
     /// Publishes one message for an operator.
@@ -164,7 +158,7 @@ impl Nats {
         message: &OneMessage,
         durability: Durability,
     ) -> Result<Published, PublishError> {
-        publish::one(&self.egress.client(), &self.control, message, durability).await
+        publish::one(&self.egress, &self.control, message, durability).await
     }
 
     /// The dead letters.
@@ -197,17 +191,10 @@ impl Nats {
     }
 
     /// Sends what waits to be sent and closes the connections. To be called when the sources are dropped and every
-    /// handler is done; takes no longer than about 4 s.
+    /// handler is done; takes no longer than about 6 s.
     pub async fn close(&self) {
         for line in [&self.egress, &self.control, &self.pulls] {
-            let client = line.client();
-            // Without a broker there is nothing to wait for.
-            if let Err(why) = tokio::time::timeout(FLUSH_WAIT, client.flush()).await {
-                tracing::debug!(%why, "closing without the broker");
-            }
-            if let Err(why) = client.drain().await {
-                tracing::debug!(%why, "already closed");
-            }
+            line.close().await;
         }
     }
 }

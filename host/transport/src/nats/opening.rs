@@ -156,9 +156,9 @@ fn tell(shared: &Shared, status: SourceStatus) {
 }
 
 async fn attempt(shared: &Shared, reason: Reason, fruitless: usize) -> Result<Opened, Halt> {
-    let control = shared.control.client();
+    let control = &*shared.control;
     let begin = Begin::After(shared.ack_floor.load(Ordering::Relaxed));
-    let confirmed = shared.spec.ensure(&control, begin).await.map_err(|why| trouble(&why))?;
+    let confirmed = shared.spec.ensure(control, begin).await.map_err(|why| trouble(&why))?;
     if confirmed.origin != shared.origin {
         return Err(Halt::Stopped(format!(
             "stream {} was made anew, so its sequences mean other events than before: restart the host to read it from its beginning",
@@ -168,7 +168,7 @@ async fn attempt(shared: &Shared, reason: Reason, fruitless: usize) -> Result<Op
     shared.ack_floor.fetch_max(confirmed.info.ack_floor.stream_sequence, Ordering::Relaxed);
     let suspicious = matches!(reason, Reason::Broke) || (reason == Reason::BrokerLost && fruitless > 1);
     let malformed = if suspicious {
-        let found = malformed::search(&control, &shared.spec, &shared.origin, &shared.given_out).await;
+        let found = malformed::search(control, &shared.spec, &shared.origin, &shared.given_out).await;
         found.map_err(|why| Halt::Trouble(format!("searching for a malformed message: {why}")))?
     } else {
         Vec::new()
@@ -183,12 +183,11 @@ async fn subscribe(shared: &Shared, malformed: Vec<Delivery>) -> Result<Opened, 
     let inbox = client.new_inbox();
     let Ok(subscriber) = client.subscribe(format!("{inbox}.*")).await else {
         // The library's own end of this connection is gone for good.
-        warn!(consumer = %shared.spec.durable, "the pulls' connection ended; making a new one");
         shared.pulls.renew(&client).await;
         return Err(Halt::Trouble("the pulls' connection was made anew".into()));
     };
     // The answer comes on the same connection, so the broker has the subscription by then.
-    match shared.spec.info(&client).await {
+    match shared.spec.info(&shared.pulls).await {
         Ok(Some(_)) if shared.lost().pulls == lost.pulls => {
             info!(consumer = %shared.spec.durable, stream = %shared.spec.stream, "the broker confirms the subscription");
             Ok(Opened { client, subscriber, inbox, lost, malformed })

@@ -11,7 +11,7 @@ use super::{
     dead_letters::Letters,
     wire,
 };
-use async_nats::{Client, HeaderMap, Request, RequestErrorKind, client::PublishErrorKind};
+use async_nats::{HeaderMap, Request, RequestErrorKind, client::PublishErrorKind};
 use busway_core::{
     DeadLetter, Headers, Publish, SubjectFilter,
     port::{BoxFuture, Outgoing, PublishError, Stored},
@@ -36,7 +36,7 @@ const IN_FLIGHT_MAX: usize = 256;
 /// Stores outputs and dead letters. Each has its own bound of unconfirmed messages.
 #[derive(Debug)]
 pub struct NatsPublish {
-    egress: Client,
+    egress: Arc<Line>,
     control: Arc<Line>,
     in_flight: Semaphore,
 }
@@ -44,7 +44,7 @@ pub struct NatsPublish {
 /// Where a message is stored, and whom to ask when nobody answers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Store<'a> {
-    pub client: &'a Client,
+    pub line: &'a Line,
     pub control: &'a Line,
 }
 
@@ -101,7 +101,7 @@ pub enum Published {
 
 /// Publishes one message for an operator.
 pub(super) async fn one(
-    egress: &Client,
+    egress: &Line,
     control: &Line,
     message: &OneMessage,
     durability: Durability,
@@ -111,13 +111,14 @@ pub(super) async fn one(
     if !subject.is_literal() {
         return Err(refused(format!("{:?} has a wildcard; a message goes to one subject", message.subject)));
     }
+    let client = egress.client();
     let mut headers = wire::to_library(&message.headers).map_err(refused)?;
     if durability == Durability::Core {
         let unreachable = |why: String| PublishError::Unreachable(why);
         let sent = match headers.is_empty() {
-            true => egress.publish(message.subject.clone(), message.payload.clone()).await,
+            true => client.publish(message.subject.clone(), message.payload.clone()).await,
             false => {
-                egress.publish_with_headers(message.subject.clone(), headers, message.payload.clone()).await
+                client.publish_with_headers(message.subject.clone(), headers, message.payload.clone()).await
             }
         };
         sent.map_err(|why| match why.kind() {
@@ -125,7 +126,7 @@ pub(super) async fn one(
             PublishErrorKind::InvalidSubject => refused(why),
             PublishErrorKind::Send => unreachable(why.to_string()),
         })?;
-        let flushed = tokio::time::timeout(ACK_WAIT, egress.flush()).await;
+        let flushed = tokio::time::timeout(ACK_WAIT, client.flush()).await;
         return match flushed {
             Ok(Ok(())) => Ok(Published::Sent),
             Ok(Err(why)) => Err(unreachable(why.to_string())),
@@ -134,9 +135,9 @@ pub(super) async fn one(
     }
     if message.headers.get(MESSAGE_ID).is_none() {
         // So that a repetition after a lost answer is not stored twice.
-        wire::append(&mut headers, MESSAGE_ID, &egress.new_inbox()).map_err(refused)?;
+        wire::append(&mut headers, MESSAGE_ID, &client.new_inbox()).map_err(refused)?;
     }
-    let store = Store { client: egress, control };
+    let store = Store { line: egress, control };
     answer(store.until_answered(&message.subject, &headers, message.payload.clone()).await)
         .map(Published::Stored)
 }
@@ -164,7 +165,7 @@ impl Store<'_> {
         if !headers.is_empty() {
             request = request.headers(headers.clone());
         }
-        let answer = match self.client.send_request(subject.to_owned(), request).await {
+        let answer = match self.line.request(subject.to_owned(), request).await {
             Ok(answer) => answer,
             Err(why) => {
                 return match why.kind() {
@@ -195,8 +196,7 @@ impl Store<'_> {
         struct Names {
             streams: Option<Vec<String>>,
         }
-        let names =
-            api::call::<Names>(&self.control.client(), "STREAM.NAMES", &json!({ "subject": subject })).await;
+        let names = api::call::<Names>(self.control, "STREAM.NAMES", &json!({ "subject": subject })).await;
         match names.map(|names| names.streams.unwrap_or_default()) {
             Ok(names) if names.is_empty() => Ack::NoStream,
             Ok(names) => {
@@ -210,7 +210,7 @@ impl Store<'_> {
 }
 
 impl NatsPublish {
-    pub(super) fn new(egress: Client, control: Arc<Line>) -> Self {
+    pub(super) fn new(egress: Arc<Line>, control: Arc<Line>) -> Self {
         Self { egress, control, in_flight: Semaphore::new(IN_FLIGHT_MAX) }
     }
 
@@ -218,7 +218,7 @@ impl NatsPublish {
         let mut headers = wire::to_library(&message.headers).map_err(refused)?;
         wire::append(&mut headers, MESSAGE_ID, &message.message_id).map_err(refused)?;
         let _permit = self.in_flight.acquire().await.map_err(refused)?;
-        let store = Store { client: &self.egress, control: &self.control };
+        let store = Store { line: &self.egress, control: &self.control };
         answer(store.until_answered(&message.subject, &headers, message.payload.clone()).await)
     }
 

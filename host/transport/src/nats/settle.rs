@@ -12,7 +12,7 @@ use super::{
     malformed::{End, GivenOut},
     publish::{self, Ack},
 };
-use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
+use async_nats::{Client, HeaderMap, Request, RequestErrorKind, client::PublishErrorKind};
 use busway_core::{
     AckPolicy, AttemptRecord, EventId, PluginName, Receipt, Settle,
     outcome::clean,
@@ -35,6 +35,7 @@ const REASON_BYTES_MAX: usize = 256;
 #[derive(Debug)]
 pub struct NatsSettle {
     pub(super) control: Arc<Line>,
+    /// The control connection as it was at first: a handle that need not be taken for every event.
     pub(super) client: Client,
     pub(super) spec: Spec,
     pub(super) plugin: PluginName,
@@ -54,17 +55,29 @@ impl NatsSettle {
 
     /// Hands it to the connection. While the broker is away the connection keeps some and sends them later.
     async fn send(&self, token: &str, body: Bytes) -> Result<(), SettleError> {
-        let mut sent = std::pin::pin!(self.client.publish(token.to_owned(), body));
+        match self.send_by(&self.client, token, body.clone()).await {
+            Err(Unsent::Ended) => {}
+            other => return other.map_err(SettleError::from),
+        }
+        let current = self.control.client();
+        let sent = self.send_by(&current, token, body).await;
+        if matches!(sent, Err(Unsent::Ended)) {
+            self.control.renew_soon(&current).await;
+        }
+        sent.map_err(SettleError::from)
+    }
+
+    async fn send_by(&self, client: &Client, token: &str, body: Bytes) -> Result<(), Unsent> {
+        let mut sent = std::pin::pin!(client.publish(token.to_owned(), body));
         // There is nearly always room, and then no timer is needed.
         let sent = match sent.as_mut().now_or_never() {
-            Some(sent) => Ok(sent),
-            None => tokio::time::timeout(CONFIRM_WAIT, sent).await,
+            Some(sent) => sent,
+            None => tokio::time::timeout(CONFIRM_WAIT, sent).await.map_err(|_| Unsent::NoRoom)?,
         };
-        match sent {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(why)) => Err(SettleError::Unreachable(why.to_string())),
-            Err(_) => Err(SettleError::Unreachable("the connection does not take more".into())),
-        }
+        sent.map_err(|why| match why.kind() {
+            PublishErrorKind::Send => Unsent::Ended,
+            PublishErrorKind::InvalidSubject | PublishErrorKind::MaxPayloadExceeded => Unsent::NotASubject,
+        })
     }
 
     /// Sends it and waits until the broker has confirmed it.
@@ -72,7 +85,7 @@ impl NatsSettle {
         let mut last = String::new();
         for _ in 0..CONFIRM_TRIES {
             let request = Request::new().payload(body.clone()).timeout(Some(CONFIRM_WAIT));
-            match self.client.send_request(token.to_owned(), request).await {
+            match self.control.request(token.to_owned(), request).await {
                 Ok(_) => return Ok(()),
                 Err(why) if why.kind() == RequestErrorKind::NoResponders => {
                     if self.is_gone().await {
@@ -82,7 +95,7 @@ impl NatsSettle {
                     tokio::time::sleep(LEADERLESS_WAIT).await;
                 }
                 Err(why) if why.kind() == RequestErrorKind::InvalidSubject => {
-                    return Err(SettleError::Refused("the delivery has no acknowledgement subject".into()));
+                    return Err(Unsent::NotASubject.into());
                 }
                 Err(why) => last = why.to_string(),
             }
@@ -91,12 +104,12 @@ impl NatsSettle {
     }
 
     async fn is_gone(&self) -> bool {
-        matches!(self.spec.info(&self.client).await, Ok(None))
+        matches!(self.spec.info(&self.control).await, Ok(None))
     }
 
     async fn read_attempts(&self, event: &EventId) -> Result<AttemptRecord, SettleError> {
         let subject = attempts::subject(&self.plugin, event);
-        let stored = api::stored(&self.client, &attempts::stream(), Wanted::last(&subject)).await;
+        let stored = api::stored(&self.control, &attempts::stream(), Wanted::last(&subject)).await;
         match stored.map_err(settle_error)? {
             Some(raw) if !raw.payload.is_empty() => {
                 attempts::read(&raw.payload).map_err(|why| SettleError::Refused(why.to_string()))
@@ -109,7 +122,7 @@ impl NatsSettle {
     async fn write_attempts(&self, event: &EventId, record: &AttemptRecord) -> Result<(), SettleError> {
         let body = attempts::write(record).map_err(|why| SettleError::Refused(why.to_string()))?;
         let subject = attempts::subject(&self.plugin, event);
-        let store = publish::Store { client: &self.client, control: &self.control };
+        let store = publish::Store { line: &self.control, control: &self.control };
         match store.until_answered(&subject, &HeaderMap::new(), body.into()).await {
             Ack::Stored(_) => Ok(()),
             Ack::Refused(refusal) => Err(SettleError::Refused(refusal.description)),
@@ -118,6 +131,27 @@ impl NatsSettle {
             }
             Ack::TooLarge(why) => Err(SettleError::Refused(why)),
             Ack::NoAnswer(why) => Err(SettleError::Unreachable(why)),
+        }
+    }
+}
+
+/// Why an acknowledgement could not be handed to the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsent {
+    /// The connection has ended for good.
+    Ended,
+    /// It keeps as much as it can already.
+    NoRoom,
+    /// The delivery was not one of this transport's.
+    NotASubject,
+}
+
+impl From<Unsent> for SettleError {
+    fn from(why: Unsent) -> Self {
+        match why {
+            Unsent::Ended => Self::Unreachable("the connection has ended; a new one is being made".into()),
+            Unsent::NoRoom => Self::Unreachable("the connection does not take more".into()),
+            Unsent::NotASubject => Self::Refused("the delivery has no acknowledgement subject".into()),
         }
     }
 }

@@ -257,7 +257,7 @@ impl Open {
         self.unchecked_seconds += 1;
         if self.unchecked_seconds >= CHECK_SECONDS && self.check.is_none() {
             self.unchecked_seconds = 0;
-            let (spec, control) = (shared.spec.clone(), shared.control.client());
+            let (spec, control) = (shared.spec.clone(), Arc::clone(&shared.control));
             self.check = Some(async move { Ok(spec.info(&control).await?.map(Box::new)) }.boxed());
         }
         match self.account.second(Instant::now()) {

@@ -1,25 +1,15 @@
 //! Streams: created where they are missing, compared where they exist, never changed behind anybody's back.
 //!
 //! What exists and differs is told line by line, as "is … , wanted …", and refused: a stream holds events, and only a
-//! person knows whether a smaller `max_bytes` may delete some. Busway's own streams are ensured the same way.
+//! person knows whether a smaller `max_bytes` may delete some.
 
-use super::api::{self, ApiError, code};
-use async_nats::{
-    Client,
-    jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
+use super::{
+    api::{self, ApiError, code},
+    connect::Line,
 };
-use busway_core::{SubjectFilter, dead_letter, units::ByteSize};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
+use busway_core::{SubjectFilter, units::ByteSize};
 use std::{fmt, time::Duration};
-
-/// The stream of dead letters.
-pub const DEAD_LETTER_STREAM: &str = "BUSWAY_DLQ";
-/// The bucket of attempt records.
-pub const ATTEMPTS_BUCKET: &str = "BUSWAY_ATTEMPTS";
-/// The bucket of payloads that do not fit into their dead letter.
-pub const PAYLOADS_BUCKET: &str = "BUSWAY_DLQ_PAYLOADS";
-
-/// How long an attempt record is kept: longer than any event is retried for.
-const ATTEMPTS_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// A stream as an operator wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,125 +153,40 @@ pub(super) fn compare<T: PartialEq + fmt::Debug>(
 }
 
 /// Makes the stream or compares it.
-pub(super) async fn ensure(client: &Client, spec: &StreamSpec) -> Result<Ensured, TopologyError> {
+pub(super) async fn ensure(line: &Line, spec: &StreamSpec) -> Result<Ensured, TopologyError> {
     let failed = |source| TopologyError::Api { stream: spec.name.clone(), source };
-    if let Some(info) = info(client, &spec.name).await.map_err(failed)? {
+    if let Some(info) = info(line, &spec.name).await.map_err(failed)? {
         return verify(spec, &info.config);
     }
     if spec.ownership == Ownership::Verified {
         return Err(TopologyError::Missing { stream: spec.name.clone() });
     }
-    match create(client, &spec.to_config()).await.map_err(failed)? {
+    match create(line, &spec.to_config()).await.map_err(failed)? {
         Created::Now => Ok(Ensured::Created),
         // Another host was faster.
-        Created::Before => match info(client, &spec.name).await.map_err(failed)? {
+        Created::Before => match info(line, &spec.name).await.map_err(failed)? {
             Some(info) => verify(spec, &info.config),
             None => Err(TopologyError::Missing { stream: spec.name.clone() }),
         },
     }
 }
 
-/// Makes Busway's own streams. Their limits are the operator's to change, so only what the host relies on is compared.
-pub(super) async fn ensure_own(client: &Client, own: OwnStreams) -> Result<(), TopologyError> {
-    for config in own.configs() {
-        let failed = |source| TopologyError::Api { stream: config.name.clone(), source };
-        if info(client, &config.name).await.map_err(failed)?.is_none() {
-            create(client, &config).await.map_err(failed)?;
-        }
-        let Some(info) = info(client, &config.name).await.map_err(failed)? else {
-            return Err(TopologyError::Missing { stream: config.name.clone() });
-        };
-        let mut differences = Vec::new();
-        compare(&mut differences, "subjects", &info.config.subjects, &config.subjects);
-        compare(&mut differences, "retention", &info.config.retention, &config.retention);
-        compare(&mut differences, "discard", &info.config.discard, &config.discard);
-        let (per_subject, wanted) = (info.config.max_messages_per_subject, config.max_messages_per_subject);
-        compare(&mut differences, "max_msgs_per_subject", &per_subject, &wanted);
-        if !differences.is_empty() {
-            return Err(TopologyError::Differs { stream: config.name, differences });
-        }
-    }
-    Ok(())
-}
-
-/// What Busway's own streams may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OwnStreams {
-    /// Bytes of all dead letters. Default 1 GiB. A full stream refuses letters, and their events are tried again later.
-    pub dead_letter_bytes: ByteSize,
-    /// Copies in a cluster, 1 to 5. Default 1.
-    pub replicas: u8,
-}
-
-impl Default for OwnStreams {
-    fn default() -> Self {
-        Self { dead_letter_bytes: ByteSize::mib(1024), replicas: 1 }
-    }
-}
-
-impl OwnStreams {
-    fn configs(self) -> [Config; 3] {
-        let own = |name: String, subjects: Vec<String>| Config {
-            name,
-            subjects,
-            retention: RetentionPolicy::Limits,
-            storage: StorageType::File,
-            discard: DiscardPolicy::New,
-            max_messages: -1,
-            max_consumers: -1,
-            max_bytes: -1,
-            max_messages_per_subject: -1,
-            max_message_size: -1,
-            num_replicas: usize::from(self.replicas),
-            ..Config::default()
-        };
-        let bytes = i64::try_from(self.dead_letter_bytes.0).unwrap_or(i64::MAX);
-        let letters = Config {
-            description: Some("events that Busway will not try again".into()),
-            max_bytes: bytes,
-            allow_direct: true,
-            ..own(DEAD_LETTER_STREAM.into(), vec![dead_letter::SUBJECTS.into()])
-        };
-        // The layouts of key-value and object buckets are the client libraries' convention: any NATS tool reads them.
-        let attempts = Config {
-            description: Some("failed runs of events that Busway tries again".into()),
-            max_messages_per_subject: 1,
-            max_age: ATTEMPTS_MAX_AGE,
-            allow_rollup: true,
-            deny_delete: true,
-            allow_direct: true,
-            ..own(format!("KV_{ATTEMPTS_BUCKET}"), vec![format!("$KV.{ATTEMPTS_BUCKET}.>")])
-        };
-        let payloads = Config {
-            description: Some("payloads that do not fit into their dead letter".into()),
-            max_bytes: bytes,
-            allow_rollup: true,
-            allow_direct: true,
-            ..own(
-                format!("OBJ_{PAYLOADS_BUCKET}"),
-                vec![format!("$O.{PAYLOADS_BUCKET}.C.>"), format!("$O.{PAYLOADS_BUCKET}.M.>")],
-            )
-        };
-        [letters, attempts, payloads]
-    }
-}
-
 /// A stream, or none where there is none of this name.
-pub(super) async fn info(client: &Client, stream: &str) -> Result<Option<Info>, ApiError> {
-    match api::call(client, &format!("STREAM.INFO.{stream}"), &serde_json::json!({})).await {
+pub(super) async fn info(line: &Line, stream: &str) -> Result<Option<Info>, ApiError> {
+    match api::call(line, &format!("STREAM.INFO.{stream}"), &serde_json::json!({})).await {
         Ok(info) => Ok(Some(info)),
         Err(why) if why.is(code::STREAM_NOT_FOUND) => Ok(None),
         Err(why) => Err(why),
     }
 }
 
-enum Created {
+pub(super) enum Created {
     Now,
     Before,
 }
 
-async fn create(client: &Client, config: &Config) -> Result<Created, ApiError> {
-    match api::call::<serde_json::Value>(client, &format!("STREAM.CREATE.{}", config.name), config).await {
+pub(super) async fn create(line: &Line, config: &Config) -> Result<Created, ApiError> {
+    match api::call::<serde_json::Value>(line, &format!("STREAM.CREATE.{}", config.name), config).await {
         Ok(_) => Ok(Created::Now),
         Err(why) if why.is(code::STREAM_NAME_EXISTS) => Ok(Created::Before),
         Err(why) => Err(why),

@@ -1,0 +1,107 @@
+//! The streams that Busway keeps its own records in.
+//!
+//! Their limits are the operator's to change, so only what the host relies on is compared. Each refuses what is new when
+//! it is full, because none may lose what is old.
+
+use super::{
+    connect::Line,
+    topology::{self, TopologyError, compare},
+};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use busway_core::{dead_letter, units::ByteSize};
+use std::time::Duration;
+
+/// The stream of dead letters.
+pub const DEAD_LETTER_STREAM: &str = "BUSWAY_DLQ";
+/// The bucket of attempt records.
+pub const ATTEMPTS_BUCKET: &str = "BUSWAY_ATTEMPTS";
+/// The bucket of payloads that do not fit into their dead letter.
+pub const PAYLOADS_BUCKET: &str = "BUSWAY_DLQ_PAYLOADS";
+
+/// How long an attempt record is kept: longer than any event is retried for.
+const ATTEMPTS_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Makes Busway's own streams, or compares those that are there.
+pub(super) async fn ensure(line: &Line, own: OwnStreams) -> Result<(), TopologyError> {
+    for config in own.configs() {
+        let failed = |source| TopologyError::Api { stream: config.name.clone(), source };
+        if topology::info(line, &config.name).await.map_err(failed)?.is_none() {
+            topology::create(line, &config).await.map_err(failed)?;
+        }
+        let Some(info) = topology::info(line, &config.name).await.map_err(failed)? else {
+            return Err(TopologyError::Missing { stream: config.name.clone() });
+        };
+        let mut differences = Vec::new();
+        compare(&mut differences, "subjects", &info.config.subjects, &config.subjects);
+        compare(&mut differences, "retention", &info.config.retention, &config.retention);
+        compare(&mut differences, "discard", &info.config.discard, &config.discard);
+        let (per_subject, wanted) = (info.config.max_messages_per_subject, config.max_messages_per_subject);
+        compare(&mut differences, "max_msgs_per_subject", &per_subject, &wanted);
+        if !differences.is_empty() {
+            return Err(TopologyError::Differs { stream: config.name, differences });
+        }
+    }
+    Ok(())
+}
+
+/// What Busway's own streams may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnStreams {
+    /// Bytes of all dead letters. Default 1 GiB. A full stream refuses letters, and their events are tried again later.
+    pub dead_letter_bytes: ByteSize,
+    /// Copies in a cluster, 1 to 5. Default 1.
+    pub replicas: u8,
+}
+
+impl Default for OwnStreams {
+    fn default() -> Self {
+        Self { dead_letter_bytes: ByteSize::mib(1024), replicas: 1 }
+    }
+}
+
+impl OwnStreams {
+    fn configs(self) -> [Config; 3] {
+        let own = |name: String, subjects: Vec<String>| Config {
+            name,
+            subjects,
+            retention: RetentionPolicy::Limits,
+            storage: StorageType::File,
+            discard: DiscardPolicy::New,
+            max_messages: -1,
+            max_consumers: -1,
+            max_bytes: -1,
+            max_messages_per_subject: -1,
+            max_message_size: -1,
+            num_replicas: usize::from(self.replicas),
+            ..Config::default()
+        };
+        let bytes = i64::try_from(self.dead_letter_bytes.0).unwrap_or(i64::MAX);
+        let letters = Config {
+            description: Some("events that Busway will not try again".into()),
+            max_bytes: bytes,
+            allow_direct: true,
+            ..own(DEAD_LETTER_STREAM.into(), vec![dead_letter::SUBJECTS.into()])
+        };
+        // The layouts of key-value and object buckets are the client libraries' convention: any NATS tool reads them.
+        let attempts = Config {
+            description: Some("failed runs of events that Busway tries again".into()),
+            max_messages_per_subject: 1,
+            max_age: ATTEMPTS_MAX_AGE,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
+            ..own(format!("KV_{ATTEMPTS_BUCKET}"), vec![format!("$KV.{ATTEMPTS_BUCKET}.>")])
+        };
+        let payloads = Config {
+            description: Some("payloads that do not fit into their dead letter".into()),
+            max_bytes: bytes,
+            allow_rollup: true,
+            allow_direct: true,
+            ..own(
+                format!("OBJ_{PAYLOADS_BUCKET}"),
+                vec![format!("$O.{PAYLOADS_BUCKET}.C.>"), format!("$O.{PAYLOADS_BUCKET}.M.>")],
+            )
+        };
+        [letters, attempts, payloads]
+    }
+}
