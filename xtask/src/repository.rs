@@ -58,9 +58,18 @@ impl Repository {
     }
 
     /// A program, to be run in the root, that finds the repository's tools.
+    ///
+    /// What cargo told xtask of itself is kept from it: the build script of `ring` looks at such variables, so that it
+    /// and all that depends on it would be compiled anew whenever `cargo` and `cargo xtask` take turns.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.root).env("BUSWAY_TOOLCHAIN_DIR", self.toolchain());
+        for (variable, _) in std::env::vars_os() {
+            let name = variable.to_string_lossy();
+            if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+                command.env_remove(&variable);
+            }
+        }
         command
     }
 

@@ -20,19 +20,27 @@ const PAYLOADS_SHA512: &str = "0dee94dd707a3b70ed09aedb2a008ccd31dd7a8a6aa99e923
 /// What is taken out of the archive: a list of `{ name, examples: […] }`, one entry for each kind.
 const PAYLOADS_FILE: &str = "package/api.github.com/index.json";
 
-/// Sets up what is missing.
+/// Builds `busway`, and sets up what is missing.
 ///
 /// # Errors
 /// When a step fails; a tool that is missing for it is named.
 pub fn run(repository: &Repository) -> anyhow::Result<()> {
     let start = Instant::now();
     step::run(repository.cargo().args(["build", "--package", "busway"])).context("cannot build busway")?;
+    with_busway(repository)?;
+    eprintln!("xtask: set up in {}", step::seconds(start.elapsed()));
+    Ok(())
+}
+
+/// Sets up what is missing, with a `busway` that was just built.
+///
+/// # Errors
+/// As for [`run`].
+pub fn with_busway(repository: &Repository) -> anyhow::Result<()> {
     let mut busway = repository.command(repository.busway());
     step::run(busway.args(["toolchain", "--install", "--dir"]).arg(repository.toolchain()))
         .context("cannot install the tools")?;
-    payloads(repository)?;
-    eprintln!("xtask: set up in {}", step::seconds(start.elapsed()));
-    Ok(())
+    payloads(repository)
 }
 
 /// Where the nats-server is that `busway` would use.

@@ -8,6 +8,7 @@ use crate::{
     store::State,
 };
 use busway_core::{Evidence, Failure, FailureClass, Output, Ran, Refusal, outcome::clean};
+use rustc_demangle::demangle;
 use std::time::Duration;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
@@ -99,7 +100,8 @@ fn backtrace(error: &wasmtime::Error) -> Vec<String> {
 
 /// A frame, with the functions that were inlined into it where debug information tells of them.
 fn frame(frame: &wasmtime::FrameInfo) -> Vec<String> {
-    let name = |name: Option<&str>| clean(name.unwrap_or("(unnamed)"), 192);
+    // Rust's names without their hashes; other languages' are left as they are.
+    let name = |name: Option<&str>| clean(&format!("{:#}", demangle(name.unwrap_or("(unnamed)"))), 192);
     if frame.symbols().is_empty() {
         return vec![name(frame.func_name())];
     }

@@ -8,8 +8,6 @@ use busway_core::{SubjectFilter, subject::is_reserved};
 
 /// Before the names of streams that belong to the host.
 const OWN_STREAMS: &str = "BUSWAY_";
-/// Bytes of one configuration value of a plugin, and of all of one plugin's together.
-pub(super) const CONFIG_BYTES_MAX: usize = 1024 * 1024;
 
 /// Notes every broken rule.
 pub(super) fn check(config: &Config, mistakes: &mut Vec<Mistake>) {

@@ -48,6 +48,8 @@ pub(super) fn run(
         .args(["--profile", profile, "--package", &project.package, "--target-dir"])
         .arg(std::path::absolute(target_dir)?)
         .args(["--", STACK])
+        // Traces name sources from the project's root, and the same sources make the same bytes in any folder.
+        .arg(format!("--remap-path-prefix={}=.", project.root.display()))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     rust.apply(&mut command);

@@ -22,6 +22,8 @@ pub(super) struct Project {
     pub folder: PathBuf,
     /// The target folder of its workspace.
     pub target_dir: PathBuf,
+    /// The root of its workspace, which its sources are named from.
+    pub root: PathBuf,
 }
 
 impl Project {
@@ -36,6 +38,7 @@ impl Project {
 struct Metadata {
     packages: Vec<Package>,
     target_directory: PathBuf,
+    workspace_root: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,12 +73,13 @@ pub(super) fn find(dir: &Path, package: Option<&str>) -> anyhow::Result<Project>
     let chosen = choose(&metadata.packages, &manifest, package)?;
     if !chosen.targets.iter().any(|target| target.kind.iter().any(|kind| kind == "cdylib")) {
         bail!(
-            "{}: not a plugin: write crate-type = [\"cdylib\", \"rlib\"] in its [lib]",
+            "{}: not a plugin: write crate-type = [\"cdylib\"] in its [lib]",
             chosen.manifest_path.display()
         );
     }
     let folder = chosen.manifest_path.parent().context("a Cargo.toml without a folder")?.to_path_buf();
-    Ok(Project { package: chosen.name.clone(), folder, target_dir: metadata.target_directory })
+    let package = chosen.name.clone();
+    Ok(Project { package, folder, target_dir: metadata.target_directory, root: metadata.workspace_root })
 }
 
 /// By name; else the one whose `Cargo.toml` it is; else the only one with a `plugin.toml`.

@@ -6,6 +6,7 @@
 
 use super::{
     api::{self, ApiError, code},
+    checkpoint,
     connect::Line,
     delivery::Origin,
     topology::{self, Difference, compare},
@@ -60,6 +61,15 @@ pub enum OpenError {
         /// The stream.
         stream: String,
     },
+    /// The stream is not the one that it was.
+    #[error(
+        "stream {stream} was made anew, so its sequences mean other events than before: restart the host to read it \
+         from its beginning"
+    )]
+    MadeAnew {
+        /// The stream.
+        stream: String,
+    },
     /// The stream captures nothing that the filter lets through.
     #[error("stream {stream} captures nothing that {filter} lets through; its subjects are {}", subjects.join(", "))]
     NotCaptured {
@@ -107,13 +117,11 @@ pub(super) struct Spec {
     description: String,
 }
 
-/// Where a consumer that has to be made begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Begin {
-    /// At the first event that is still stored.
-    First,
-    /// After this sequence.
-    After(u64),
+/// What a consumer was like when it was last looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before<'a> {
+    pub origin: &'a Origin,
+    pub ack_floor: u64,
 }
 
 /// A consumer that the broker has confirmed.
@@ -204,20 +212,36 @@ impl Spec {
         differences
     }
 
-    /// Brings the consumer about, whatever is there now.
-    pub(super) async fn ensure(&self, line: &Line, begin: Begin) -> Result<Confirmed, OpenError> {
+    /// Brings the consumer about, whatever is there now. `before` is what the consumer was like when it was last looked
+    /// at. One that has to be made begins after what was acknowledged by then or by its checkpoint, whichever is later.
+    pub(super) async fn ensure(
+        &self,
+        line: &Line,
+        before: Option<Before<'_>>,
+    ) -> Result<Confirmed, OpenError> {
         let stream = topology::info(line, &self.stream).await.map_err(|why| self.failed(why))?;
         let stream = stream.ok_or_else(|| OpenError::NoStream { stream: self.stream.to_string() })?;
         self.check_captured(&stream.config.subjects)?;
-        let existing = self.info(line).await.map_err(|why| self.failed(why))?;
-        let info = match existing {
-            None => self.create(line, begin, stream.config.retention).await?,
-            Some(info) => self.adapt(line, info).await?,
-        };
         let origin = Origin {
             stream: Arc::clone(&self.stream),
             stream_created_ns: stream.created.unix_timestamp_nanos(),
             consumer: Arc::clone(&self.durable),
+        };
+        if before.is_some_and(|before| *before.origin != origin) {
+            return Err(OpenError::MadeAnew { stream: self.stream.to_string() });
+        }
+        let existing = self.info(line).await.map_err(|why| self.failed(why))?;
+        let info = match existing {
+            Some(info) => self.adapt(line, info).await?,
+            // A work queue still holds exactly what was not acknowledged, and takes no other beginning.
+            None if stream.config.retention != RetentionPolicy::Limits => self.create(line, 0).await?,
+            None => {
+                let kept = checkpoint::read(line, &origin).await;
+                let after = before.map_or(0, |before| before.ack_floor).max(kept);
+                // Beyond the end: the stream was restored from an older copy, and its sequences mean other events.
+                let after = if after > stream.state.last_sequence { 0 } else { after };
+                self.create(line, after).await?
+            }
         };
         Ok(Confirmed { origin, info })
     }
@@ -257,13 +281,10 @@ impl Spec {
         }
     }
 
-    async fn create(&self, line: &Line, begin: Begin, retention: RetentionPolicy) -> Result<Info, OpenError> {
-        let deliver_policy = match begin {
-            // A work queue takes nothing else, and still holds exactly what was not acknowledged.
-            Begin::After(sequence) if sequence > 0 && retention == RetentionPolicy::Limits => {
-                DeliverPolicy::ByStartSequence { start_sequence: sequence + 1 }
-            }
-            _ => DeliverPolicy::All,
+    async fn create(&self, line: &Line, after: u64) -> Result<Info, OpenError> {
+        let deliver_policy = match after {
+            0 => DeliverPolicy::All,
+            after => DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
         };
         info!(stream = %self.stream, consumer = %self.durable, ?deliver_policy, "creating the consumer");
         match self.put(line, deliver_policy, "create").await {

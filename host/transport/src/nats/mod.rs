@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`config`], [`connect`] and what they need make the three connections; [`topology`] and
 //! [`own_streams`] make the streams,
-//! [`consumer`] a binding's durable consumer; [`opening`], [`pull`] and [`source`] bring its events, [`delivery`] turns
+//! [`consumer`] a binding's durable consumer, from its [`checkpoint`] if need be; [`opening`], [`pull`] and [`source`] bring its events, [`delivery`] turns
 //! messages into them, [`malformed`] finds those that can't be received; [`settle`] and [`attempts`] end them,
 //! [`publish`] and [`dead_letters`] store what comes of them. [`embedded`] runs a private broker. [`api`] and [`wire`] lie
 //! under all.
@@ -13,6 +13,7 @@ mod greeting;
 mod options;
 mod refusal;
 
+mod checkpoint;
 mod consumer;
 mod own_streams;
 mod topology;
@@ -43,7 +44,7 @@ pub use consumer::{ACK_WAIT, ConsumerSettings, OpenError};
 pub use dead_letters::{DeadLetters, HEADERS_OBJECT, LetterError, LetterFilter, LetterPage, StoredLetter};
 pub use embedded::{Embedded, EmbeddedError, SYNC_INTERVAL};
 pub use opening::{SourceCounters, SourceStatus};
-pub use own_streams::{ATTEMPTS_BUCKET, DEAD_LETTER_STREAM, OwnStreams, PAYLOADS_BUCKET};
+pub use own_streams::{ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, OwnStreams, PAYLOADS_BUCKET};
 pub use publish::{Durability, NatsPublish, OneMessage, Published};
 pub use refusal::ConnectError;
 pub use settle::NatsSettle;
@@ -52,7 +53,7 @@ pub use topology::{Difference, Discard, Ensured, Ownership, Retention, Storage, 
 
 use busway_core::{Binding, port::PublishError};
 use connect::Line;
-use consumer::{Begin, Spec};
+use consumer::Spec;
 use malformed::GivenOut;
 use opening::Shared;
 use std::sync::{Arc, atomic::AtomicU64};
@@ -119,7 +120,7 @@ impl Nats {
         settings: ConsumerSettings,
     ) -> Result<OpenBinding, OpenError> {
         let spec = Spec::of(binding, settings)?;
-        let confirmed = spec.ensure(&self.control, Begin::First).await?;
+        let confirmed = spec.ensure(&self.control, None).await?;
         let (status, watched) = watch::channel(SourceStatus::Opening);
         let given_out = Arc::new(GivenOut::default());
         let counters = Arc::new(SourceCounters::default());

@@ -5,7 +5,7 @@
 use super::{
     backoff,
     connect::Line,
-    consumer::{Begin, OpenError, Spec},
+    consumer::{Before, OpenError, Spec},
     delivery::Origin,
     malformed::{self, GivenOut},
     refusal,
@@ -157,14 +157,8 @@ fn tell(shared: &Shared, status: SourceStatus) {
 
 async fn attempt(shared: &Shared, reason: Reason, fruitless: usize) -> Result<Opened, Halt> {
     let control = &*shared.control;
-    let begin = Begin::After(shared.ack_floor.load(Ordering::Relaxed));
-    let confirmed = shared.spec.ensure(control, begin).await.map_err(|why| trouble(&why))?;
-    if confirmed.origin != shared.origin {
-        return Err(Halt::Stopped(format!(
-            "stream {} was made anew, so its sequences mean other events than before: restart the host to read it from its beginning",
-            shared.spec.stream
-        )));
-    }
+    let before = Before { origin: &shared.origin, ack_floor: shared.ack_floor.load(Ordering::Relaxed) };
+    let confirmed = shared.spec.ensure(control, Some(before)).await.map_err(halt)?;
     shared.ack_floor.fetch_max(confirmed.info.ack_floor.stream_sequence, Ordering::Relaxed);
     let suspicious = matches!(reason, Reason::Broke) || (reason == Reason::BrokerLost && fruitless > 1);
     let malformed = if suspicious {
@@ -198,6 +192,9 @@ async fn subscribe(shared: &Shared, malformed: Vec<Delivery>) -> Result<Opened, 
     }
 }
 
-fn trouble(why: &OpenError) -> Halt {
-    Halt::Trouble(refusal::chain(why))
+fn halt(why: OpenError) -> Halt {
+    match why {
+        OpenError::MadeAnew { .. } => Halt::Stopped(why.to_string()),
+        _ => Halt::Trouble(refusal::chain(&why)),
+    }
 }

@@ -15,6 +15,8 @@ use std::time::Duration;
 pub const DEAD_LETTER_STREAM: &str = "BUSWAY_DLQ";
 /// The bucket of attempt records.
 pub const ATTEMPTS_BUCKET: &str = "BUSWAY_ATTEMPTS";
+/// The bucket of how far each consumer has come.
+pub const CHECKPOINTS_BUCKET: &str = "BUSWAY_CHECKPOINTS";
 /// The bucket of payloads that do not fit into their dead letter.
 pub const PAYLOADS_BUCKET: &str = "BUSWAY_DLQ_PAYLOADS";
 
@@ -60,7 +62,7 @@ impl Default for OwnStreams {
 }
 
 impl OwnStreams {
-    fn configs(self) -> [Config; 3] {
+    fn configs(self) -> [Config; 4] {
         let own = |name: String, subjects: Vec<String>| Config {
             name,
             subjects,
@@ -102,6 +104,14 @@ impl OwnStreams {
                 vec![format!("$O.{PAYLOADS_BUCKET}.C.>"), format!("$O.{PAYLOADS_BUCKET}.M.>")],
             )
         };
-        [letters, attempts, payloads]
+        let checkpoints = Config {
+            description: Some("how far Busway's consumers have come".into()),
+            max_messages_per_subject: 1,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
+            ..own(format!("KV_{CHECKPOINTS_BUCKET}"), vec![format!("$KV.{CHECKPOINTS_BUCKET}.>")])
+        };
+        [letters, attempts, payloads, checkpoints]
     }
 }

@@ -7,6 +7,7 @@
 
 use super::{
     api::ApiError,
+    checkpoint,
     connect::LineHealth,
     opening::{self, Lost, Opened, Reason, Shared, SourceStatus},
     pull::{Account, EXPIRES, HEARTBEAT, Meaning, Pulse},
@@ -76,7 +77,7 @@ enum Step {
 }
 
 /// How often the consumer is looked at, whatever comes.
-const CHECK_SECONDS: u64 = 15;
+const CHECK_SECONDS: u64 = 5;
 /// How long nothing may come although there is something, before the pull is opened again.
 const STALL_SECONDS: u64 = 30;
 /// How long an event is put back for that was taken and not given out.
@@ -257,8 +258,7 @@ impl Open {
         self.unchecked_seconds += 1;
         if self.unchecked_seconds >= CHECK_SECONDS && self.check.is_none() {
             self.unchecked_seconds = 0;
-            let (spec, control) = (shared.spec.clone(), Arc::clone(&shared.control));
-            self.check = Some(async move { Ok(spec.info(&control).await?.map(Box::new)) }.boxed());
+            self.check = Some(look(shared).boxed());
         }
         match self.account.second(Instant::now()) {
             Pulse::Fine => Step::Nothing,
@@ -301,6 +301,19 @@ impl Open {
                 ready.push_back(delivery);
             }
         }
+    }
+}
+
+/// Asks the broker about the consumer, and keeps how far it has come.
+fn look(shared: &Shared) -> impl Future<Output = Checked> + Send + use<> {
+    let (spec, origin, control) = (shared.spec.clone(), shared.origin.clone(), Arc::clone(&shared.control));
+    let known = shared.ack_floor.load(Ordering::Relaxed);
+    async move {
+        let info = spec.info(&control).await?.map(Box::new);
+        if let Some(info) = info.as_ref().filter(|info| info.ack_floor.stream_sequence > known) {
+            checkpoint::write(&control, &origin, info.ack_floor.stream_sequence).await;
+        }
+        Ok(info)
     }
 }
 

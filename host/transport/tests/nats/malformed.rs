@@ -1,44 +1,10 @@
 //! Stored messages that the client library can't receive.
 
 use crate::support::*;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use busway_core::{Settle as _, port::Content};
 use busway_transport::nats::Role;
-use std::{
-    collections::BTreeSet,
-    io::{BufRead as _, BufReader, Write as _},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
-
-/// Stores messages as no client library would: header blocks and subjects as they are given.
-struct RawPublisher {
-    stream: BufReader<TcpStream>,
-}
-
-impl RawPublisher {
-    fn connect(address: SocketAddr) -> Result<Self> {
-        let mut stream = BufReader::new(TcpStream::connect(address)?);
-        stream.read_line(&mut String::new())?;
-        stream.get_mut().write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n")?;
-        Ok(Self { stream })
-    }
-
-    fn publish(&mut self, subject: &[u8], header_block: &[u8], payload: &[u8]) -> Result<()> {
-        let mut line = b"HPUB ".to_vec();
-        line.extend_from_slice(subject);
-        let (header, total) = (header_block.len(), header_block.len() + payload.len());
-        line.extend_from_slice(format!(" {header} {total}\r\n").as_bytes());
-        line.extend_from_slice(header_block);
-        line.extend_from_slice(payload);
-        line.extend_from_slice(b"\r\nPING\r\n");
-        self.stream.get_mut().write_all(&line)?;
-        let mut answer = String::new();
-        self.stream.read_line(&mut answer)?;
-        ensure!(answer == "PONG\r\n", "the broker answers {answer}");
-        Ok(())
-    }
-}
+use std::{collections::BTreeSet, time::Duration};
 
 const BAD: [(&str, &[u8]); 4] = [
     ("not UTF-8", b"NATS/1.0\r\nx-a: \xff\xfe\r\n\r\n"),

@@ -179,3 +179,59 @@ async fn messages_that_somebody_sends_to_the_inbox_are_no_events() -> Result<()>
     assert_eq!(open.counters.strangers.load(Ordering::Relaxed), 2);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_consumer_that_somebody_changed_is_changed_back() -> Result<()> {
+    let bed = Bed::new().await?;
+    let mut open = bed.open(&binding("p", &["in.>"])).await?;
+    let pulling = tokio::spawn(async move { next(&mut open.source, 8).await });
+    status(&mut open.status, |status| *status == SourceStatus::Confirmed).await?;
+    let stream = bed.jetstream().get_stream("EVENTS").await?;
+    let mut config = bed.consumer("busway-p").await?.config;
+    config.max_deliver = 1;
+    config.max_waiting = 16;
+    let changed = async_nats::jetstream::consumer::pull::Config {
+        durable_name: config.durable_name.clone(),
+        filter_subject: config.filter_subject.clone(),
+        ack_policy: config.ack_policy,
+        max_deliver: 1,
+        max_waiting: 16,
+        ..Default::default()
+    };
+    stream.update_consumer(changed).await?;
+    assert_eq!(bed.consumer("busway-p").await?.config.max_deliver, 1);
+    within(async {
+        while bed.consumer("busway-p").await.map_or(1, |info| info.config.max_deliver) != -1 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await?;
+    pulling.abort();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_deleted_while_no_host_runs_begins_where_it_was() -> Result<()> {
+    let bed = Bed::new().await?;
+    bed.store("in.a", (0..20).map(|n| n.to_string())).await?;
+    let mut open = bed.open(&binding("p", &["in.>"])).await?;
+    for _ in 0..15 {
+        let delivery = next(&mut open.source, 1).await?;
+        open.settle.ack(&delivery.receipt).await?;
+    }
+    let pulling = tokio::spawn(async move { drop(next(&mut open.source, 0).await) });
+    let kept = bed.jetstream().get_key_value("BUSWAY_CHECKPOINTS").await?;
+    within(async {
+        while !matches!(kept.entry("EVENTS.busway-p").await, Ok(Some(_))) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await?;
+    pulling.abort();
+    drop(pulling.await);
+    bed.jetstream().get_stream("EVENTS").await?.delete_consumer("busway-p").await?;
+    let mut open = bed.open(&binding("p", &["in.>"])).await?;
+    let first = sequence(&next(&mut open.source, 8).await?);
+    assert!((2..=16).contains(&first), "it began at {first}");
+    Ok(())
+}

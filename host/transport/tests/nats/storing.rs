@@ -11,6 +11,7 @@ use busway_transport::{
     Durability, Ensured, LetterFilter, OneMessage, Published, StreamSpec, TopologyError,
     nats::{DEAD_LETTER_STREAM, Discard, HEADERS_OBJECT, LetterError, OwnStreams, Ownership, Retention},
 };
+use futures_util::StreamExt as _;
 
 fn outgoing(subject: &str, payload: &[u8], id: &str) -> Outgoing {
     Outgoing {
@@ -238,5 +239,27 @@ async fn a_stream_is_made_once_and_compared_from_then_on() -> Result<()> {
         StreamSpec { ownership: Ownership::Verified, ..StreamSpec::new("NONE", filters(&["none"])) };
     assert!(matches!(bed.nats.ensure_stream(&elsewhere).await, Err(TopologyError::Missing { .. })));
     bed.nats.ensure_own_streams(OwnStreams::default()).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_can_end_the_publishing_of_others_by_an_answer_of_their_own() -> Result<()> {
+    let bed = Bed::new().await?;
+    let publisher = bed.nats.publisher();
+    let mut spy = bed.client.subscribe("in.out").await?;
+    bed.client.flush().await?;
+    publisher.publish(&outgoing("in.out", b"1", "1")).await?;
+    let reply =
+        within(spy.next()).await?.and_then(|message| message.reply).expect("an inbox for the confirmation");
+    // The client library panics over a carriage return in a header's value.
+    RawPublisher::connect(bed.server.address())?.publish(
+        reply.as_bytes(),
+        b"NATS/1.0\r\na: b\rc\r\n\r\n",
+        b"",
+    )?;
+    for n in 2..5 {
+        let id = n.to_string();
+        assert_eq!(within(publisher.publish(&outgoing("in.out", b"x", &id))).await??.sequence, n);
+    }
     Ok(())
 }

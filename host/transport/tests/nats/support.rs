@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't parse its own literals should stop there")]
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream;
 use busway_core::{
     AckPolicy, Binding, Delivery, EventId, Limits, RetryPolicy, Source as _, SubjectFilter,
@@ -13,7 +13,12 @@ use busway_testkit::nats::NatsServer;
 use busway_transport::{
     ConsumerSettings, Nats, NatsConfig, NatsSource, OpenBinding, SourceStatus, StreamSpec,
 };
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// How long anything here may take before the test has failed.
@@ -59,6 +64,35 @@ impl Bed {
 
     pub async fn consumer(&self, name: &str) -> Result<jetstream::consumer::Info> {
         Ok(self.jetstream().get_stream("EVENTS").await?.consumer_info(name).await?)
+    }
+}
+
+/// Stores messages as no client library would: header blocks and subjects as they are given.
+pub struct RawPublisher {
+    stream: BufReader<TcpStream>,
+}
+
+impl RawPublisher {
+    pub fn connect(address: SocketAddr) -> Result<Self> {
+        let mut stream = BufReader::new(TcpStream::connect(address)?);
+        stream.read_line(&mut String::new())?;
+        stream.get_mut().write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n")?;
+        Ok(Self { stream })
+    }
+
+    pub fn publish(&mut self, subject: &[u8], header_block: &[u8], payload: &[u8]) -> Result<()> {
+        let mut line = b"HPUB ".to_vec();
+        line.extend_from_slice(subject);
+        let (header, total) = (header_block.len(), header_block.len() + payload.len());
+        line.extend_from_slice(format!(" {header} {total}\r\n").as_bytes());
+        line.extend_from_slice(header_block);
+        line.extend_from_slice(payload);
+        line.extend_from_slice(b"\r\nPING\r\n");
+        self.stream.get_mut().write_all(&line)?;
+        let mut answer = String::new();
+        self.stream.read_line(&mut answer)?;
+        ensure!(answer == "PONG\r\n", "the broker answers {answer}");
+        Ok(())
     }
 }
 
