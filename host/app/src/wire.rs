@@ -46,7 +46,7 @@ struct Running {
 pub async fn run(file: &Path, guest: Handle) -> anyhow::Result<Exit> {
     let mut signals = Signals::listen().context("signals can't be listened to")?;
     let (config, mistakes) = config::read(file);
-    let engine = Engine::new(EngineConfig { cache_dir: Some(config.cache()), ..EngineConfig::default() })?;
+    let engine = Engine::new(EngineConfig { cache_dir: Some(config.cache()) })?;
     let ready = plugins::load_all(&engine, &config, mistakes, PAYLOAD_BYTES_MAX).await?;
     for plugin in &ready {
         tell(plugin);

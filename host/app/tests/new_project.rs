@@ -2,6 +2,7 @@
 //!
 //! Needs what `cargo xtask setup` installs. The target folder is kept between runs, or each would compile the project's
 //! dependencies anew.
+#![expect(clippy::unwrap_used, reason = "test code: what can not be set up ends the test")]
 
 use std::{
     path::Path,

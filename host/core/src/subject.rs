@@ -247,7 +247,6 @@ impl fmt::Debug for SubjectFilter {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that can't parse its own literals should stop there")]
     use super::*;
     use proptest::prelude::*;
 

@@ -1,4 +1,5 @@
 //! What the tests share: a broker in memory, handlers that follow a script, a launcher of real nats-servers.
+#![expect(clippy::expect_used, clippy::panic, reason = "test code: what can not be set up ends the test")]
 
 pub mod memory;
 pub mod nats;

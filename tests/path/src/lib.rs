@@ -1,4 +1,5 @@
 //! One binding on the in-memory broker with a scripted handler: what the tests of the path start from.
+#![expect(clippy::expect_used, reason = "test code: what can not be set up ends the test")]
 
 use busway_core::{AckPolicy, Binding, Digest, Limits, RetryPolicy, binding::Subscription};
 use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};

@@ -50,7 +50,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
 
 async fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let (config, mistakes) = config::read(&args.file.config);
-    let engine = Engine::new(EngineConfig { cache_dir: Some(config.cache()), ..EngineConfig::default() })?;
+    let engine = Engine::new(EngineConfig { cache_dir: Some(config.cache()) })?;
     let ready = plugins::load_all(&engine, &config, mistakes, PAYLOAD_BYTES_MAX).await?;
     match args.output {
         OutputFormat::Text => tell(&config, &ready),

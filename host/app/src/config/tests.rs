@@ -1,5 +1,4 @@
 //! One line per rule: what is written, and what is said about it.
-#![expect(clippy::unwrap_used, reason = "a test that can't write its own file should stop there")]
 
 use super::{Config, Refused, load};
 use std::{fs, time::Duration};
