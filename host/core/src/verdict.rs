@@ -1,6 +1,6 @@
 //! The table: what follows from an outcome. The only place that knows about retrying.
 
-use crate::{Attempt, EventId, FailureClass, Outcome, RetryPolicy};
+use crate::{Attempt, EventId, FailureClass, Outcome, Refusal, RetryPolicy};
 use std::time::Duration;
 
 /// What is to be done with a delivery.
@@ -20,6 +20,8 @@ pub enum Verdict {
         /// How long.
         after: Duration,
     },
+    /// Do nothing: another host may have the event by now, and putting it back would take it from there.
+    Leave,
 }
 
 /// How long an event is put back when the broker did not take a dead letter.
@@ -31,6 +33,7 @@ impl RetryPolicy {
     pub fn verdict(&self, outcome: &Outcome, attempt: Attempt, id: &EventId, delivered: u64) -> Verdict {
         match outcome {
             Outcome::Done { .. } => Verdict::Ack,
+            Outcome::Refused(Refusal::LeaseLost) => Verdict::Leave,
             Outcome::Refused(_) => Verdict::PutBack { after: put_back_wait(delivered) },
             Outcome::Failed(failure) if !failure.class.is_retryable() => Verdict::DeadLetter(failure.class),
             Outcome::Failed(failure) if attempt.0 >= self.attempts => Verdict::DeadLetter(failure.class),
@@ -47,7 +50,7 @@ fn put_back_wait(delivered: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Failure, Refusal};
+    use crate::Failure;
 
     fn verdict(outcome: &Outcome, attempt: u32) -> Verdict {
         let policy = RetryPolicy { attempts: 3, backoff: vec![Duration::from_secs(7)], jitter: 0.0 };
@@ -84,6 +87,11 @@ mod tests {
             let verdict = verdict(&Outcome::Refused(Refusal::Draining), attempt);
             assert!(matches!(verdict, Verdict::PutBack { .. }));
         }
+    }
+
+    #[test]
+    fn an_event_that_another_host_may_have_is_left_alone() {
+        assert_eq!(verdict(&Outcome::Refused(Refusal::LeaseLost), 1), Verdict::Leave);
     }
 
     #[test]

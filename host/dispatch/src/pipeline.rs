@@ -36,7 +36,7 @@ async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> O
         Ok(event) => event,
         Err(failure) => return Outcome::Failed(failure),
     };
-    let admitted = match admit::check(lane, event) {
+    let admitted = match admit::check(lane, &delivery.receipt, event) {
         Ok(admitted) => admitted,
         Err(refusal) => return Outcome::Refused(refusal),
     };

@@ -49,6 +49,10 @@ pub(crate) async fn apply(
             dead_letter(lane, delivery, history, failure).await
         }
         (Verdict::PutBack { after }, _) => put_back(lane, receipt, after).await,
+        (Verdict::Leave, _) => {
+            lane.leases.release(receipt);
+            Settled::LeftToBroker
+        }
         // No policy says these: only a failed attempt is retried or dead-lettered. Nothing is lost if one ever does.
         (Verdict::Retry { .. } | Verdict::DeadLetter(_), _) => put_back(lane, receipt, SHUTDOWN_WAIT).await,
     }

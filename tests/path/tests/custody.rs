@@ -61,6 +61,8 @@ async fn nothing_is_published_once_the_lease_is_lost() {
     host.broker.all_settled().await;
     assert!(host.broker.outputs().is_empty());
     assert_eq!(host.handler.attempts(), [1, 1], "a lost lease counts no attempt");
+    let log = host.broker.log();
+    assert!(!log.iter().any(|line| line.starts_with("put back")), "another host may have it: {log:?}");
     assert_eq!(host.metric("busway_attempts_refused_total{plugin=\"p\",class=\"lease-lost\"}"), 1.0);
 }
 
