@@ -80,12 +80,13 @@ pub(super) async fn call<T: DeserializeOwned>(
     body: &impl Serialize,
 ) -> Result<T, ApiError> {
     let body = serde_json::to_vec(body).map_err(|why| ApiError::Unreadable(why.to_string()))?;
-    let request = Request::new().payload(body.into()).timeout(Some(ANSWER_WAIT));
-    let answer =
-        line.request(format!("$JS.API.{subject}"), request).await.map_err(|why| match why.kind() {
+    let request = Request::new().payload(body.into());
+    let answer = line.request(format!("$JS.API.{subject}"), request, ANSWER_WAIT).await.map_err(|why| {
+        match why.kind() {
             RequestErrorKind::NoResponders => ApiError::NoJetStream,
             _ => ApiError::NoAnswer(why.to_string()),
-        })?;
+        }
+    })?;
     let unreadable = |why: serde_json::Error| ApiError::Unreadable(why.to_string());
     let refusal: Answer = serde_json::from_slice(&answer.payload).map_err(unreadable)?;
     if let Some(Refusal { err_code, description, .. }) = refusal.error {

@@ -49,8 +49,8 @@ pub(super) async fn read(line: &Line, origin: &Origin) -> u64 {
 pub(super) async fn write(line: &Line, origin: &Origin, ack_floor: u64) {
     let checkpoint = Checkpoint { v: VERSION, stream_created_ns: origin.stream_created_ns, ack_floor };
     let Ok(body) = serde_json::to_vec(&checkpoint) else { return };
-    let request = Request::new().payload(body.into()).timeout(Some(api::ANSWER_WAIT));
-    if let Err(why) = line.request(subject(origin), request).await {
+    let request = Request::new().payload(body.into());
+    if let Err(why) = line.request(subject(origin), request, api::ANSWER_WAIT).await {
         debug!(consumer = %origin.consumer, %why, "the checkpoint was not kept");
     }
 }

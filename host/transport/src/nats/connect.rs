@@ -112,10 +112,19 @@ impl Line {
         self.health.subscribe()
     }
 
-    /// Sends a request. Where the connection has ended for good, a new one is made for the next request.
-    pub(crate) async fn request(&self, subject: String, request: Request) -> Result<Message, RequestError> {
+    /// Sends a request and waits for the answer. The wait counts from here: without a broker the connection takes a
+    /// limited number of requests to send later, and more than that would wait in line. Where the connection has ended
+    /// for good, a new one is made for the next request.
+    pub(crate) async fn request(
+        &self,
+        subject: String,
+        request: Request,
+        wait: Duration,
+    ) -> Result<Message, RequestError> {
         let client = self.client();
-        let answer = client.send_request(subject, request).await;
+        let answered = tokio::time::timeout(wait, client.send_request(subject, request.timeout(None))).await;
+        let answer =
+            answered.unwrap_or_else(|late| Err(RequestError::with_source(RequestErrorKind::TimedOut, late)));
         // The library's only other failure is that its own end of the connection is gone.
         if answer.as_ref().is_err_and(|why| why.kind() == RequestErrorKind::Other) {
             self.renew_soon(&client).await;

@@ -161,11 +161,11 @@ impl Store<'_> {
     }
 
     async fn once(&self, subject: &str, headers: &HeaderMap, payload: Bytes) -> Ack {
-        let mut request = Request::new().payload(payload).timeout(Some(ACK_WAIT));
+        let mut request = Request::new().payload(payload);
         if !headers.is_empty() {
             request = request.headers(headers.clone());
         }
-        let answer = match self.line.request(subject.to_owned(), request).await {
+        let answer = match self.line.request(subject.to_owned(), request, ACK_WAIT).await {
             Ok(answer) => answer,
             Err(why) => {
                 return match why.kind() {

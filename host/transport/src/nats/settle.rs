@@ -84,8 +84,8 @@ impl NatsSettle {
     async fn confirm(&self, token: &str, body: Bytes) -> Result<(), SettleError> {
         let mut last = String::new();
         for _ in 0..CONFIRM_TRIES {
-            let request = Request::new().payload(body.clone()).timeout(Some(CONFIRM_WAIT));
-            match self.control.request(token.to_owned(), request).await {
+            let request = Request::new().payload(body.clone());
+            match self.control.request(token.to_owned(), request, CONFIRM_WAIT).await {
                 Ok(_) => return Ok(()),
                 Err(why) if why.kind() == RequestErrorKind::NoResponders => {
                     if self.is_gone().await {
