@@ -4,6 +4,7 @@
 //! `busway` program. One file per command; `step` runs other programs and tells how long they took, `repository` knows
 //! where things are.
 
+mod demo;
 mod guests;
 mod nightly;
 mod repository;
@@ -21,6 +22,8 @@ const USAGE: &str = "cargo xtask <command>
 
   setup         install what is missing: tools for plugins, nats-server, recorded webhook payloads
   build-guests  build every plugin of this repository into target/guests
+  demo          set up, then send recorded webhooks through two plugins and account for every one
+                [--keep] leaves the host running, [--sabotage drop-one] removes one event and must fail
   test          set up, then check and test everything (what CI runs)
   tidy          check the rules of the house: dependency edges, sizes, heads
   nightly       test, then the property tests for much longer
@@ -41,6 +44,7 @@ fn run(arguments: Vec<String>) -> anyhow::Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["setup"] => setup::run(&repository),
         ["build-guests"] => setup::run(&repository).and_then(|()| guests::build(&repository)),
+        ["demo", arguments @ ..] => demo::run(&repository, arguments),
         ["test"] => test::run(&repository),
         ["tidy"] => tidy::run(&repository),
         ["nightly"] => nightly::run(&repository),

@@ -158,6 +158,8 @@ fn pooling() -> InstanceAllocationStrategy {
     // Sized so that the largest known guests load: a Python component has 38 core instances, a QuickJS one 3 memories.
     pool.total_core_instances(4_096).max_core_instances_per_component(64);
     pool.max_memories_per_component(4)
+        .max_memories_per_module(4)
+        .max_tables_per_module(8)
         .total_tables(2_048)
         .max_tables_per_component(48)
         .table_elements(32_768);
