@@ -1,0 +1,151 @@
+//! The broker as the tests see it: what was published, what is stored, what is pending.
+
+use crate::eventually;
+use anyhow::{Context as _, Result};
+use async_nats::{
+    Client, ConnectOptions, HeaderMap,
+    jetstream::{self, consumer, stream},
+};
+use busway_testkit::nats::NatsServer;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use std::time::Duration;
+
+/// A connection of the test's own.
+pub struct Bus {
+    client: Client,
+    context: jetstream::Context,
+}
+
+/// A stored message.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// What it was published on.
+    pub subject: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its bytes.
+    pub payload: Bytes,
+}
+
+impl Stored {
+    /// The first value of a header; empty where there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.as_str()).unwrap_or_default()
+    }
+}
+
+impl Bus {
+    /// Connects to a server that asks for nothing.
+    pub async fn connect(server: &NatsServer) -> Result<Self> {
+        Self::connect_with(ConnectOptions::new(), &server.url()).await
+    }
+
+    /// Connects with these options.
+    pub async fn connect_with(options: ConnectOptions, url: &str) -> Result<Self> {
+        let client = options.connect(url).await.with_context(|| url.to_owned())?;
+        Ok(Self { context: jetstream::new(client.clone()), client })
+    }
+
+    /// The server's largest message.
+    pub fn max_payload(&self) -> usize {
+        self.client.server_info().max_payload
+    }
+
+    /// Publishes messages and waits until each is stored.
+    pub async fn publish(&self, subject: &str, payloads: impl IntoIterator<Item = Bytes>) -> Result<()> {
+        let mut acks = FuturesUnordered::new();
+        for payload in payloads {
+            acks.push(self.context.publish(subject.to_owned(), payload).await?.into_future());
+            if acks.len() >= 500 {
+                acks.next().await.context("an acknowledgement")??;
+            }
+        }
+        while let Some(ack) = acks.next().await {
+            ack?;
+        }
+        Ok(())
+    }
+
+    /// Publishes one message with headers.
+    pub async fn publish_with(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Result<()> {
+        self.context.publish_with_headers(subject.to_owned(), headers, payload).await?.await?;
+        Ok(())
+    }
+
+    /// Makes a stream.
+    pub async fn stream(&self, config: stream::Config) -> Result<()> {
+        self.context.create_stream(config).await?;
+        Ok(())
+    }
+
+    /// Changes a stream.
+    pub async fn change_stream(&self, config: stream::Config) -> Result<()> {
+        self.context.update_stream(config).await?;
+        Ok(())
+    }
+
+    /// How a stream is set up.
+    pub async fn config_of(&self, name: &str) -> Result<stream::Config> {
+        Ok(self.context.get_stream(name).await?.cached_info().config.clone())
+    }
+
+    /// How many messages a stream holds; none where there is no such stream.
+    pub async fn count(&self, name: &str) -> Result<u64> {
+        Ok(match self.context.get_stream(name).await {
+            Ok(stream) => stream.cached_info().state.messages,
+            Err(_) => 0,
+        })
+    }
+
+    /// Waits until a stream holds so many messages, then gives them.
+    pub async fn wait_for(&self, name: &str, messages: u64) -> Result<Vec<Stored>> {
+        eventually(&format!("{messages} messages in {name}"), async || {
+            Ok((self.count(name).await? >= messages).then_some(()))
+        })
+        .await?;
+        self.read(name).await
+    }
+
+    /// Everything that a stream holds, in order.
+    pub async fn read(&self, name: &str) -> Result<Vec<Stored>> {
+        let stream = self.context.get_stream(name).await?;
+        let wanted = stream.cached_info().state.messages as usize;
+        if wanted == 0 {
+            return Ok(Vec::new());
+        }
+        let config = consumer::pull::OrderedConfig::default();
+        let mut messages = stream.create_consumer(config).await?.messages().await?;
+        let mut read = Vec::with_capacity(wanted);
+        while read.len() < wanted {
+            let message = messages.next().await.context("the stream ends early")??.message;
+            read.push(Stored {
+                subject: message.subject.to_string(),
+                headers: message.headers.unwrap_or_default(),
+                payload: message.payload,
+            });
+        }
+        Ok(read)
+    }
+
+    /// What a durable has not been given, and what it has been given and not settled.
+    pub async fn pending(&self, stream: &str, durable: &str) -> Result<(u64, usize)> {
+        let stream = self.context.get_stream(stream).await?;
+        let info = stream.consumer_info(durable).await?;
+        Ok((info.num_pending, info.num_ack_pending))
+    }
+
+    /// Waits until nothing is left to do for a durable.
+    pub async fn idle(&self, stream: &str, durable: &str) -> Result<()> {
+        eventually(&format!("{durable} has nothing left to do"), async || {
+            // A consumer whose broker is coming up again does not answer at once.
+            Ok(self.pending(stream, durable).await.is_ok_and(|pending| pending == (0, 0)).then_some(()))
+        })
+        .await
+    }
+
+    /// Whether the server answers.
+    pub async fn answers(&self) -> bool {
+        tokio::time::timeout(Duration::from_secs(1), self.client.flush()).await.is_ok_and(|flushed| flushed.is_ok())
+    }
+}
