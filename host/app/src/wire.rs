@@ -72,7 +72,10 @@ pub async fn run(file: &Path, guest: Handle) -> anyhow::Result<Exit> {
     let settings = broker.settings().clone();
     let started = tokio::select! {
         started = start(&config, &ready, &settings, (&host, &recorder, &supervisor)) => started,
-        signal = signals.next() => Err(anyhow::Error::msg(format!("{signal} before the host was up"))),
+        signal = signals.next() => {
+            broker.stop().await;
+            return Ok(stopped_early(signal));
+        }
         gone = broker.gone() => Err(gone),
     };
     let running = match started {
@@ -90,7 +93,7 @@ pub async fn run(file: &Path, guest: Handle) -> anyhow::Result<Exit> {
 }
 
 fn stopped_early(signal: &str) -> Exit {
-    info!(signal, "stopped before the broker was reached");
+    info!(signal, "stopped before the host was up");
     Exit::Ok
 }
 

@@ -237,7 +237,7 @@ pub(crate) fn settled(
         }
         Outcome::Refused(refusal) => {
             record.refused(refusal);
-            info!(%plugin, %id, refusal = refusal.code(), ?refusal, "not counted as an attempt");
+            info!(%plugin, %id, refusal = refusal.code(), why = ?refusal, "not counted as an attempt");
         }
     }
 }

@@ -8,7 +8,7 @@ use async_nats::{
 };
 use busway_testkit::nats::NatsServer;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::FuturesUnordered};
 use std::time::Duration;
 
 /// A connection of the test's own.
@@ -128,6 +128,18 @@ impl Bus {
         Ok(read)
     }
 
+    /// The streams there are.
+    pub async fn streams(&self) -> Result<Vec<String>> {
+        let mut names: Vec<String> = self.context.stream_names().try_collect().await?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// How a durable is set up.
+    pub async fn consumer(&self, stream: &str, durable: &str) -> Result<consumer::Config> {
+        Ok(self.context.get_stream(stream).await?.consumer_info(durable).await?.config)
+    }
+
     /// What a durable has not been given, and what it has been given and not settled.
     pub async fn pending(&self, stream: &str, durable: &str) -> Result<(u64, usize)> {
         let stream = self.context.get_stream(stream).await?;
@@ -146,6 +158,8 @@ impl Bus {
 
     /// Whether the server answers.
     pub async fn answers(&self) -> bool {
-        tokio::time::timeout(Duration::from_secs(1), self.client.flush()).await.is_ok_and(|flushed| flushed.is_ok())
+        tokio::time::timeout(Duration::from_secs(1), self.client.flush())
+            .await
+            .is_ok_and(|flushed| flushed.is_ok())
     }
 }

@@ -26,6 +26,35 @@ pub const PATIENCE: Duration = Duration::from_secs(40);
 /// Between two looks at something that sends no word of itself.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// A configuration: `head` (the broker's section, the host's), streams IN (`in.>`) and OUT (`out.>`), and one plugin `p`
+/// between them that has 3 attempts, 50 ms apart, and may publish to `out.>`. `plugin` stands at the end of its section.
+pub fn config(head: &str, plugin: &str) -> String {
+    format!(
+        r#"{head}
+[admin]
+listen = "127.0.0.1:0"
+[[stream]]
+name = "IN"
+subjects = ["in.>"]
+[[stream]]
+name = "OUT"
+subjects = ["out.>"]
+discard = "new"
+[[plugin]]
+name = "p"
+source = "p.wasm"
+subscribe = [{{ stream = "IN", subjects = ["in.>"] }}]
+retry = {{ attempts = 3, backoff = ["50ms"] }}
+grants = {{ publish = ["out.>"] }}
+{plugin}"#
+    )
+}
+
+/// The section of a configuration that names a broker.
+pub fn broker(url: &str) -> String {
+    format!("[nats]\nurl = \"{url}\"")
+}
+
 /// A folder with a configuration and plugins.
 pub struct Folder(TempDir);
 
@@ -55,9 +84,11 @@ impl Folder {
 
     /// Adds a plugin that was built from Rust.
     pub fn built_guest(&self, name: &str) -> Result<()> {
-        let guests = env::var_os("BUSWAY_GUESTS").map_or_else(|| workspace().join("target/guests"), PathBuf::from);
+        let guests =
+            env::var_os("BUSWAY_GUESTS").map_or_else(|| workspace().join("target/guests"), PathBuf::from);
         let file = guests.join(format!("{name}.wasm"));
-        let bytes = fs::read(&file).with_context(|| format!("{}: run `cargo xtask build-guests`", file.display()))?;
+        let bytes =
+            fs::read(&file).with_context(|| format!("{}: run `cargo xtask build-guests`", file.display()))?;
         self.write(&format!("{name}.wasm"), bytes)
     }
 
@@ -68,9 +99,17 @@ impl Folder {
 
     /// Runs a command of the program in this folder.
     pub async fn busway(&self, arguments: &[&str]) -> Result<Output> {
+        self.busway_with(arguments, &[]).await
+    }
+
+    /// The same with environment variables.
+    pub async fn busway_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Output> {
         let mut command = program(self.0.path())?;
-        command.args(arguments).stdin(Stdio::null());
-        timeout(PATIENCE, command.output()).await.context("busway does not end")?.context("busway can't be run")
+        command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+        timeout(PATIENCE, command.output())
+            .await
+            .context("busway does not end")?
+            .context("busway can't be run")
     }
 
     /// The same for a command that must succeed; gives what it printed.
@@ -84,7 +123,11 @@ impl Folder {
     /// Starts a host in this folder.
     pub fn up(&self) -> Result<Host> {
         let mut command = program(self.0.path())?;
-        command.args(["up", "--log-format", "json"]).stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .args(["up", "--log-format", "json"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         let mut child = command.spawn().context("busway can't be run")?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = child.stderr.take().context("no standard error")?;
@@ -133,12 +176,16 @@ impl Host {
         }
     }
 
-    /// The admin listener's answer: status and body.
-    pub async fn get(&mut self, path: &str) -> Result<(u16, String)> {
+    /// Where the admin listener is.
+    pub async fn address(&mut self) -> Result<String> {
         let line = self.logged("admin listener is up").await?;
         let line: serde_json::Value = serde_json::from_str(&line)?;
-        let address = line.get("address").and_then(|address| address.as_str()).context("no address")?;
-        let mut stream = TcpStream::connect(address).await?;
+        Ok(line.get("address").and_then(|address| address.as_str()).context("no address")?.to_owned())
+    }
+
+    /// The admin listener's answer: status and body.
+    pub async fn get(&mut self, path: &str) -> Result<(u16, String)> {
+        let mut stream = TcpStream::connect(self.address().await?).await?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: busway\r\n\r\n").as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
@@ -162,20 +209,25 @@ impl Host {
     /// The sum of a metric's lines that begin so.
     pub async fn metric(&mut self, start: &str) -> Result<f64> {
         let (_, body) = self.get("/metrics").await?;
-        let values = body.lines().filter(|line| line.starts_with(start)).filter_map(|line| line.rsplit(' ').next());
+        let values =
+            body.lines().filter(|line| line.starts_with(start)).filter_map(|line| line.rsplit(' ').next());
         Ok(values.filter_map(|value| value.parse::<f64>().ok()).sum())
     }
 
     /// Sends a signal by its name.
     pub async fn signal(&self, name: &str) -> Result<()> {
-        let status = Command::new("kill").args([format!("-{name}"), self.pid()?.to_string()]).status().await?;
+        let status =
+            Command::new("kill").args([format!("-{name}"), self.pid()?.to_string()]).status().await?;
         ensure!(status.success(), "kill: {status}");
         Ok(())
     }
 
     /// Waits for its end.
     pub async fn ended(&mut self) -> Result<ExitStatus> {
-        timeout(PATIENCE, self.child.wait()).await.with_context(|| format!("it does not end:\n{}", self.log()))?.map_err(Into::into)
+        timeout(PATIENCE, self.child.wait())
+            .await
+            .with_context(|| format!("it does not end:\n{}", self.log()))?
+            .map_err(Into::into)
     }
 
     /// Ends it as a crash would.
@@ -209,8 +261,13 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<Opt
 }
 
 fn program(folder: &Path) -> Result<Command> {
-    let path = env::var_os("BUSWAY_BIN").map_or_else(|| workspace().join("target/debug/busway"), PathBuf::from);
-    ensure!(path.is_file(), "{}: no such program; run `cargo build -p busway`, or `cargo xtask test`", path.display());
+    let path =
+        env::var_os("BUSWAY_BIN").map_or_else(|| workspace().join("target/debug/busway"), PathBuf::from);
+    ensure!(
+        path.is_file(),
+        "{}: no such program; run `cargo build -p busway`, or `cargo xtask test`",
+        path.display()
+    );
     let mut command = Command::new(path);
     command.current_dir(folder).env("NATS_SERVER", busway_testkit::nats::program()?);
     for variable in ["BUSWAY_LOG", "BUSWAY_CONFIG", "BUSWAY_LOG_FORMAT"] {

@@ -80,7 +80,8 @@ async fn a_retry_that_succeeds_leaves_one_output_and_no_dead_letter() -> Result<
 }
 
 #[tokio::test]
-async fn an_event_whose_attempts_are_spent_becomes_a_dead_letter_with_its_bytes_and_its_history() -> Result<()> {
+async fn an_event_whose_attempts_are_spent_becomes_a_dead_letter_with_its_bytes_and_its_history() -> Result<()>
+{
     let (_server, folder, bus) = setting("").await?;
     folder.guest("p", &retry("the warehouse is closed", 60))?;
     let host = folder.up_and_ready().await?;
@@ -91,7 +92,15 @@ async fn an_event_whose_attempts_are_spent_becomes_a_dead_letter_with_its_bytes_
     let letters = bus.wait_for("BUSWAY_DLQ", 1).await?;
     let letter = letters.first().context("a letter")?;
     assert_eq!(&letter.payload[..], b"\x00\xffbytes");
-    let told = ["Busway-Class", "Busway-Attempts", "Busway-Reason", "Busway-Subject", "Busway-Stream", "X-Order", "Busway-Plugin"];
+    let told = [
+        "Busway-Class",
+        "Busway-Attempts",
+        "Busway-Reason",
+        "Busway-Subject",
+        "Busway-Stream",
+        "X-Order",
+        "Busway-Plugin",
+    ];
     let told = told.map(|name| letter.header(name));
     assert_eq!(told, ["retry", "3", "the warehouse is closed", "in.a", "IN", "7", "p"]);
     assert_eq!(letter.headers.get_all("Busway-Attempt").count(), 3);
@@ -112,7 +121,8 @@ async fn a_rejected_event_becomes_a_dead_letter_at_once_and_can_be_looked_at() -
     assert!(listed.contains("bad-order") && listed.contains("no id") && listed.contains("in.a"), "{listed}");
     let shown = folder.told(&["dlq", "show", "1"]).await?;
     assert!(shown.contains("reject  bad-order") && shown.contains("\"total\": 1"), "{shown}");
-    let shown: serde_json::Value = serde_json::from_str(&folder.told(&["dlq", "show", "1", "--output", "json"]).await?)?;
+    let shown: serde_json::Value =
+        serde_json::from_str(&folder.told(&["dlq", "show", "1", "--output", "json"]).await?)?;
     assert_eq!(shown.pointer("/payload_json/total"), Some(&1.into()));
     assert_eq!(folder.busway(&["dlq", "show", "9"]).await?.status.code(), Some(1));
     host.stop().await
@@ -165,7 +175,8 @@ async fn while_an_output_stream_is_full_events_wait_and_no_attempt_is_counted() 
     })
     .await?;
     bus.change_stream(open).await?;
-    let mut outputs: Vec<_> = bus.wait_for("OUT", 20).await?.into_iter().map(|output| output.payload).collect();
+    let mut outputs: Vec<_> =
+        bus.wait_for("OUT", 20).await?.into_iter().map(|output| output.payload).collect();
     bus.idle("IN", "busway-p").await?;
     outputs.sort();
     assert_eq!(outputs, (0..20u8).map(|n| Bytes::copy_from_slice(&[n])).collect::<Vec<_>>());
@@ -177,7 +188,8 @@ async fn while_an_output_stream_is_full_events_wait_and_no_attempt_is_counted() 
 #[tokio::test]
 async fn an_output_that_no_stream_captures_is_an_unroutable_failure() -> Result<()> {
     let (_server, folder, bus) = setting("").await?;
-    let config = std::fs::read_to_string(folder.path("busway.toml"))?.replace("[\"out.>\"] }", "[\"nowhere.>\"] }");
+    let config =
+        std::fs::read_to_string(folder.path("busway.toml"))?.replace("[\"out.>\"] }", "[\"nowhere.>\"] }");
     folder.write("busway.toml", config)?;
     folder.guest("p", &echo("nowhere.x"))?;
     let host = folder.up_and_ready().await?;
@@ -189,7 +201,8 @@ async fn an_output_that_no_stream_captures_is_an_unroutable_failure() -> Result<
 }
 
 #[tokio::test]
-async fn payloads_of_no_bytes_and_of_the_brokers_maximum_are_delivered_and_kept_whole_when_they_die() -> Result<()> {
+async fn payloads_of_no_bytes_and_of_the_brokers_maximum_are_delivered_and_kept_whole_when_they_die()
+-> Result<()> {
     let (_server, folder, bus) = setting("limits = { memory = \"16MiB\" }").await?;
     folder.guest("p", &reject("seen", "whole"))?;
     let host = folder.up_and_ready().await?;
@@ -201,7 +214,8 @@ async fn payloads_of_no_bytes_and_of_the_brokers_maximum_are_delivered_and_kept_
     for number in ["1", "2"] {
         let shown = folder.told(&["dlq", "show", number, "--output", "json"]).await?;
         let shown: serde_json::Value = serde_json::from_str(&shown)?;
-        let payload = shown.get("payload_base64").and_then(|payload| payload.as_str()).context("a payload")?;
+        let payload =
+            shown.get("payload_base64").and_then(|payload| payload.as_str()).context("a payload")?;
         lengths.push(payload.len().div_ceil(4) * 3);
     }
     lengths.sort_unstable();
@@ -211,12 +225,17 @@ async fn payloads_of_no_bytes_and_of_the_brokers_maximum_are_delivered_and_kept_
 }
 
 #[tokio::test]
-async fn messages_with_malformed_headers_become_dead_letters_as_they_are_and_stop_nobody_behind_them() -> Result<()> {
+async fn messages_with_malformed_headers_become_dead_letters_as_they_are_and_stop_nobody_behind_them()
+-> Result<()> {
     let (server, folder, bus) = setting("").await?;
     folder.guest("p", &echo("out.echo"))?;
     let host = folder.up_and_ready().await?;
     bus.publish("in.a", one(b"first")).await?;
-    for block in [&b"NATS/1.0\r\nX-A: \xff\xfe\r\n\r\n"[..], b"NATS/1.0\r\nno colon here\r\n\r\n", b"NATS/1.0\r\na b: c\r\n\r\n"] {
+    for block in [
+        &b"NATS/1.0\r\nX-A: \xff\xfe\r\n\r\n"[..],
+        b"NATS/1.0\r\nno colon here\r\n\r\n",
+        b"NATS/1.0\r\na b: c\r\n\r\n",
+    ] {
         publish_raw(&server, "in.bad", block, b"raw")?;
     }
     bus.publish("in.a", one(b"last")).await?;
@@ -224,7 +243,11 @@ async fn messages_with_malformed_headers_become_dead_letters_as_they_are_and_sto
     let letters = bus.wait_for("BUSWAY_DLQ", 3).await?;
     assert!(outputs.iter().any(|output| &output.payload[..] == b"last"));
     for letter in &letters {
-        assert_eq!((letter.header("Busway-Class"), &letter.payload[..]), ("undecodable", &b"raw"[..]), "{letter:?}");
+        assert_eq!(
+            (letter.header("Busway-Class"), &letter.payload[..]),
+            ("undecodable", &b"raw"[..]),
+            "{letter:?}"
+        );
         ensure!(!letter.header("Busway-Raw-Headers").is_empty(), "{letter:?}");
     }
     bus.idle("IN", "busway-p").await?;
@@ -235,7 +258,9 @@ async fn messages_with_malformed_headers_become_dead_letters_as_they_are_and_sto
 fn publish_raw(server: &NatsServer, subject: &str, block: &[u8], payload: &[u8]) -> Result<()> {
     let mut stream = std::net::TcpStream::connect(server.address())?;
     stream.write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n")?;
-    stream.write_all(format!("HPUB {subject} {} {}\r\n", block.len(), block.len() + payload.len()).as_bytes())?;
+    stream.write_all(
+        format!("HPUB {subject} {} {}\r\n", block.len(), block.len() + payload.len()).as_bytes(),
+    )?;
     stream.write_all(block)?;
     stream.write_all(payload)?;
     stream.write_all(b"\r\nPING\r\n")?;

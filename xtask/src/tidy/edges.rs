@@ -19,7 +19,7 @@ const KEPT: &[Kept] = &[
     Kept { what: "wasmtime*", only_in: &["host/engine"], why: "only the engine knows the sandbox" },
     Kept {
         what: "async-nats",
-        only_in: &["host/transport", "tests/e2e"],
+        only_in: &["host/transport", "tests/e2e", "tests/demo"],
         why: "only the transport knows the broker",
     },
     Kept {
@@ -49,7 +49,10 @@ fn allowed(folder: &str) -> Option<&'static [&'static str]> {
         "tests/kit" => &["busway-core", "busway-dispatch", "busway-transport"],
         "tests/path" => &["busway-core", "busway-dispatch", "busway-testkit"],
         "tests/sandbox" => &["busway-core", "busway-engine", "busway-testkit"],
-        "tests/e2e" | "tests/conformance" => &["busway-testkit"],
+        // For its guests, written by hand.
+        "tests/e2e" => &["busway-sandbox-tests", "busway-testkit"],
+        "tests/conformance" => &["busway-testkit"],
+        "tests/demo" => &[],
         "bench" => &["busway-core", "busway-dispatch", "busway-engine", "busway-transport", "busway-testkit"],
         other => {
             let shelves = ["plugins/", "examples/", "tests/guests/"];

@@ -45,7 +45,8 @@ const LOG_BYTES_SHOWN: usize = 2000;
 const USER: &str = "busway";
 
 /// The shell's part. `$1` is the program, `$2` its configuration. The server runs beside a reader of the pipe: whichever
-/// ends first ends the other. A server that does not stop within ten seconds is killed.
+/// ends first ends the other. A server that does not stop within ten seconds is killed. The reader does not hold the
+/// folder's lock, and is ended before its number of the server can mean another process.
 const KEEPER: &str = r#"
 exec 3<&0
 "$1" -c "$2" </dev/null 2>>"$3" 3<&- &
@@ -56,8 +57,12 @@ server=$!
     left=10
     while [ "$left" -gt 0 ] && kill -0 "$server"; do sleep 1; left=$((left - 1)); done
     kill -KILL "$server"
-} 2>/dev/null &
+} >/dev/null 2>&1 &
+watch=$!
 wait "$server"
+status=$?
+kill "$watch" 2>/dev/null
+exit "$status"
 "#;
 
 /// A running private server. Stopped when it is dropped; [`Embedded::stop`] also waits for that.

@@ -1,0 +1,190 @@
+//! Hosts and brokers that end in the middle of their work: whatever ends, every event is accounted for.
+//!
+//! What must hold afterwards is told by the broker alone: the outputs and the dead letters together are exactly what was
+//! published, each once, and nothing is pending.
+
+use anyhow::{Context as _, Result, ensure};
+use busway_e2e_tests::{Folder, broker, bus::Bus, config, eventually};
+use busway_sandbox_tests::{ATTEMPT, OK, PUBLISH, body, echo, guest};
+use busway_testkit::nats::NatsServer;
+use bytes::Bytes;
+
+/// How long the broker waits for a host that says nothing any more: as short as it may be configured.
+const SHORT_ACK_WAIT: &str = "[host]\nack_wait = \"5s\"";
+/// So long that within a test only what was put back is given again.
+const LONG_ACK_WAIT: &str = "[host]\nack_wait = \"10m\"";
+
+/// A handler that takes about `loops` nanoseconds. What begins with `x` it rejects, what begins with `r` fails the first
+/// time, and everything else goes to `out.done`.
+fn busy(loops: u32) -> String {
+    let publish = format!(
+        "(local $n i32) (local.set $n (i32.const {loops}))
+         (loop $on (local.set $n (i32.sub (local.get $n) (i32.const 1))) (br_if $on (local.get $n)))
+         (if (i32.eq (i32.load8_u (local.get 6)) (i32.const 120)) (then
+           (i32.store8 (i32.const 1024) (i32.const 1)) (i32.store8 (i32.const 1032) (i32.const 1))
+           (i32.store (i32.const 1040) (i32.const 32)) (i32.store (i32.const 1044) (i32.const 4))
+           (i32.store (i32.const 1048) (i32.const 32)) (i32.store (i32.const 1052) (i32.const 4))
+           (return (i32.const 1024))))
+         (if (i32.and (i32.eq (i32.load8_u (local.get 6)) (i32.const 114)) (i32.lt_u (call $attempt) (i32.const 2)))
+           (then unreachable))
+         (call $publish (i32.const 16) (i32.const 8) (i32.const 0) (i32.const 0) (local.get 6) (local.get 7) (i32.const 2048))
+         {OK}"
+    );
+    let data = r#"(data (i32.const 16) "out.done") (data (i32.const 32) "told")"#;
+    guest(&format!("{ATTEMPT} {PUBLISH}"), data, &publish)
+}
+
+/// The payload of event `n`: one in ten is rejected, one in ten fails once.
+fn payload(n: u32) -> Bytes {
+    let kind = match n % 10 {
+        3 => 'x',
+        7 => 'r',
+        _ => 'o',
+    };
+    format!("{kind}{n}").into()
+}
+
+/// How many events have come to an end.
+async fn ended(bus: &Bus) -> Result<u64> {
+    Ok(bus.count("OUT").await? + bus.count("BUSWAY_DLQ").await?)
+}
+
+async fn wait_until_ended(bus: &Bus, events: u64) -> Result<()> {
+    eventually(&format!("{events} events have ended"), async || {
+        Ok((ended(bus).await? >= events).then_some(()))
+    })
+    .await
+}
+
+/// Waits until nothing is pending; then the outputs and the dead letters are what `events` events must have come to.
+async fn every_event_is_accounted_for(bus: &Bus, events: u32) -> Result<()> {
+    wait_until_ended(bus, u64::from(events)).await?;
+    bus.idle("IN", "busway-p").await?;
+    for (stream, is_meant) in [("OUT", false), ("BUSWAY_DLQ", true)] {
+        let mut found: Vec<_> = bus.read(stream).await?.into_iter().map(|stored| stored.payload).collect();
+        let mut expected: Vec<_> =
+            (0..events).map(payload).filter(|payload| (payload[0] == b'x') == is_meant).collect();
+        found.sort();
+        expected.sort();
+        let missing: Vec<_> =
+            expected.iter().filter(|payload| found.binary_search(payload).is_err()).collect();
+        assert_eq!((found.len(), missing.len()), (expected.len(), 0), "{stream} misses {missing:?}");
+        assert_eq!(found, expected, "{stream}");
+    }
+    Ok(())
+}
+
+async fn setting(server: &NatsServer, head: &str, plugin: &str, core: &str) -> Result<(Folder, Bus)> {
+    let folder = Folder::new(&config(&format!("{}\n{head}", broker(&server.url())), plugin))?;
+    folder.guest("p", core)?;
+    Ok((folder, Bus::connect(server).await?))
+}
+
+#[tokio::test]
+async fn a_host_that_is_killed_five_times_amid_2000_events_loses_none_and_doubles_none() -> Result<()> {
+    const EVENTS: u32 = 2000;
+    let server = NatsServer::start()?;
+    let (folder, bus) = setting(&server, SHORT_ACK_WAIT, "", &busy(1_000_000)).await?;
+    let first = folder.up_and_ready().await?;
+    bus.publish("in.a", (0..EVENTS).map(payload)).await?;
+    let mut host = Some(first);
+    for kill_at in [100, 400, 700, 1000, 1300] {
+        let running = match host.take() {
+            Some(host) => host,
+            None => folder.up()?,
+        };
+        wait_until_ended(&bus, kill_at).await?;
+        running.kill().await?;
+        let (_, in_flight) = bus.pending("IN", "busway-p").await?;
+        let ended = ended(&bus).await?;
+        ensure!(in_flight > 0 && ended < u64::from(EVENTS), "it was not killed amid its work: {ended}");
+    }
+    let host = folder.up_and_ready().await?;
+    every_event_is_accounted_for(&bus, EVENTS).await?;
+    host.stop().await
+}
+
+#[tokio::test]
+async fn a_broker_that_is_killed_and_comes_back_amid_the_work_loses_nothing() -> Result<()> {
+    const EVENTS: u32 = 1000;
+    let mut server = NatsServer::start()?;
+    let (folder, bus) = setting(&server, SHORT_ACK_WAIT, "", &busy(1_000_000)).await?;
+    let host = folder.up_and_ready().await?;
+    bus.publish("in.a", (0..EVENTS).map(payload)).await?;
+    for kill_at in [100, 500] {
+        wait_until_ended(&bus, kill_at).await?;
+        let ended = ended(&bus).await?;
+        server.kill()?;
+        ensure!(ended < u64::from(EVENTS), "it was killed after the work: {ended}");
+        server.restart()?;
+        eventually("the broker answers", async || Ok(bus.answers().await.then_some(()))).await?;
+    }
+    every_event_is_accounted_for(&bus, EVENTS).await?;
+    host.stop().await
+}
+
+#[tokio::test]
+async fn a_host_that_is_told_to_stop_finishes_what_runs_and_puts_back_the_rest() -> Result<()> {
+    const EVENTS: u32 = 40;
+    let server = NatsServer::start()?;
+    let limits = "limits = { timeout = \"1m\", cpu = \"30s\", concurrency = 4 }";
+    let (folder, bus) = setting(&server, LONG_ACK_WAIT, limits, &busy(100_000_000)).await?;
+    let host = folder.up_and_ready().await?;
+    bus.publish("in.a", (0..EVENTS).map(payload)).await?;
+    wait_until_ended(&bus, 2).await?;
+    host.stop().await?;
+    let ended = ended(&bus).await?;
+    ensure!(ended < u64::from(EVENTS), "everything had been done already");
+    let (new, given) = bus.pending("IN", "busway-p").await?;
+    assert_eq!(new + given as u64 + ended, u64::from(EVENTS), "{new} new, {given} given, {ended} ended");
+    let host = folder.up_and_ready().await?;
+    every_event_is_accounted_for(&bus, EVENTS).await?;
+    host.stop().await
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_host_at_once_and_its_event_is_given_again() -> Result<()> {
+    let server = NatsServer::start()?;
+    let limits = "limits = { timeout = \"5m\", cpu = \"60s\" }";
+    let spin = body("(loop $again (br $again)) unreachable");
+    let (folder, bus) = setting(&server, SHORT_ACK_WAIT, limits, &spin).await?;
+    let mut host = folder.up_and_ready().await?;
+    bus.publish("in.a", [payload(0)]).await?;
+    eventually("the event runs", async || {
+        Ok((host.metric("busway_events_received_total").await? > 0.0).then_some(()))
+    })
+    .await?;
+    host.signal("TERM").await?;
+    host.logged("draining").await?;
+    assert_eq!(host.get("/readyz").await?.0, 503);
+    host.signal("TERM").await?;
+    let status = host.ended().await?;
+    assert_eq!(status.code(), Some(3), "{}", host.log());
+    host.logged("ended at once").await.context("told")?;
+    assert_eq!(bus.pending("IN", "busway-p").await?, (0, 1));
+    folder.guest("p", &echo("out.done"))?;
+    let host = folder.up_and_ready().await?;
+    every_event_is_accounted_for(&bus, 1).await?;
+    host.stop().await
+}
+
+#[tokio::test]
+async fn a_host_whose_events_do_not_end_in_time_gives_them_back_and_says_so() -> Result<()> {
+    let server = NatsServer::start()?;
+    let limits = "limits = { timeout = \"5m\", cpu = \"60s\" }";
+    let spin = body("(loop $again (br $again)) unreachable");
+    let head = format!("{LONG_ACK_WAIT}\ndrain = \"1s\"");
+    let (folder, bus) = setting(&server, &head, limits, &spin).await?;
+    let mut host = folder.up_and_ready().await?;
+    bus.publish("in.a", [payload(0)]).await?;
+    eventually("the event runs", async || {
+        Ok((host.metric("busway_events_received_total").await? > 0.0).then_some(()))
+    })
+    .await?;
+    host.signal("TERM").await?;
+    assert_eq!(host.ended().await?.code(), Some(3), "{}", host.log());
+    folder.guest("p", &echo("out.done"))?;
+    let host = folder.up_and_ready().await?;
+    every_event_is_accounted_for(&bus, 1).await?;
+    host.stop().await
+}
