@@ -1,164 +1,144 @@
-//! Hosts and brokers that are killed, and hosts that are stopped: nothing is lost, and nothing is done twice.
+//! Hosts and brokers that end in the middle of their work: whatever ends, every event is accounted for.
+//!
+//! What must hold afterwards is told by the broker alone: the outputs and the dead letters together are exactly what was
+//! published, each once, and nothing is pending.
 
 use anyhow::{Context as _, Result, ensure};
-use busway_e2e_tests::{Folder, Host, bus::Bus, eventually};
-use busway_sandbox_tests::{PUBLISH, echo, guest};
+use busway_e2e_tests::{Folder, broker, bus::Bus, config, eventually};
+use busway_sandbox_tests::{ATTEMPT, OK, PUBLISH, body, echo, guest};
 use busway_testkit::nats::NatsServer;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
 
-/// Streams IN and OUT, and one plugin `p` with 2 attempts.
-fn config(server: &NatsServer, more: &str) -> String {
-    format!(
-        r#"[nats]
-url = "{}"
-[admin]
-listen = "127.0.0.1:0"
-[host]
-ack_wait = "5s"
-{more}
-[[stream]]
-name = "IN"
-subjects = ["in.>"]
-[[stream]]
-name = "OUT"
-subjects = ["out.>"]
-[[plugin]]
-name = "p"
-source = "p.wasm"
-subscribe = [{{ stream = "IN", subjects = ["in.>"] }}]
-retry = {{ attempts = 2, backoff = ["50ms"] }}
-grants = {{ publish = ["out.>"] }}
-limits = {{ cpu = "5s", timeout = "10s" }}
-"#,
-        server.url()
-    )
-}
+/// How long the broker waits for a host that says nothing any more: as short as it may be configured.
+const SHORT_ACK_WAIT: &str = "[host]\nack_wait = \"5s\"";
+/// So long that within a test only what was put back is given again.
+const LONG_ACK_WAIT: &str = "[host]\nack_wait = \"10m\"";
 
-/// Publishes every payload, but traps on those that begin with `x`, and takes a few milliseconds for each.
-fn sometimes_failing() -> String {
-    let body = "(local $i i32)
-        (loop $busy (br_if $busy (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 1000000))))
-        (if (i32.eq (i32.load8_u (local.get 6)) (i32.const 120)) (then unreachable))
-        (call $publish (i32.const 16) (i32.const 5) (i32.const 0) (i32.const 0) (local.get 6) (local.get 7) (i32.const 2048))
-        (i32.const 1024)";
-    guest(PUBLISH, r#"(data (i32.const 16) "out.x")"#, body)
-}
-
-/// 2,000 payloads, every tenth of which fails.
-fn payloads(events: usize) -> Vec<Bytes> {
-    (0..events).map(|n| Bytes::from(format!("{}{n}", if n % 10 == 0 { "x" } else { "e" }))).collect()
-}
-
-/// Every published id must be in exactly one place, once.
-async fn account(bus: &Bus, published: &[Bytes]) -> Result<()> {
-    let mut outputs = BTreeMap::new();
-    for output in bus.read("OUT").await? {
-        *outputs.entry(output.payload).or_insert(0) += 1;
-    }
-    let letters: BTreeSet<_> =
-        bus.read("BUSWAY_DLQ").await?.into_iter().map(|letter| letter.payload).collect();
-    let lost: Vec<_> =
-        published.iter().filter(|id| !outputs.contains_key(*id) && !letters.contains(*id)).collect();
-    let twice: Vec<_> = outputs.iter().filter(|(_, count)| **count > 1).collect();
-    let both: Vec<_> = outputs.keys().filter(|id| letters.contains(*id)).collect();
-    ensure!(
-        lost.is_empty() && twice.is_empty() && both.is_empty(),
-        "lost {lost:?}, twice {twice:?}, in both {both:?}"
+/// A handler that takes about `loops` nanoseconds. What begins with `x` it rejects, what begins with `r` fails the first
+/// time, and everything else goes to `out.done`.
+fn busy(loops: u32) -> String {
+    let publish = format!(
+        "(local $n i32) (local.set $n (i32.const {loops}))
+         (loop $on (local.set $n (i32.sub (local.get $n) (i32.const 1))) (br_if $on (local.get $n)))
+         (if (i32.eq (i32.load8_u (local.get 6)) (i32.const 120)) (then
+           (i32.store8 (i32.const 1024) (i32.const 1)) (i32.store8 (i32.const 1032) (i32.const 1))
+           (i32.store (i32.const 1040) (i32.const 32)) (i32.store (i32.const 1044) (i32.const 4))
+           (i32.store (i32.const 1048) (i32.const 32)) (i32.store (i32.const 1052) (i32.const 4))
+           (return (i32.const 1024))))
+         (if (i32.and (i32.eq (i32.load8_u (local.get 6)) (i32.const 114)) (i32.lt_u (call $attempt) (i32.const 2)))
+           (then unreachable))
+         (call $publish (i32.const 16) (i32.const 8) (i32.const 0) (i32.const 0) (local.get 6) (local.get 7) (i32.const 2048))
+         {OK}"
     );
-    let failing = published.iter().filter(|id| id.starts_with(b"x")).count();
-    ensure!(letters.len() == failing, "{} letters for {failing} failing events", letters.len());
+    let data = r#"(data (i32.const 16) "out.done") (data (i32.const 32) "told")"#;
+    guest(&format!("{ATTEMPT} {PUBLISH}"), data, &publish)
+}
+
+/// The payload of event `n`: one in ten is rejected, one in ten fails once.
+fn payload(n: u32) -> Bytes {
+    let kind = match n % 10 {
+        3 => 'x',
+        7 => 'r',
+        _ => 'o',
+    };
+    format!("{kind}{n}").into()
+}
+
+/// How many events have come to an end.
+async fn ended(bus: &Bus) -> Result<u64> {
+    Ok(bus.count("OUT").await? + bus.count("BUSWAY_DLQ").await?)
+}
+
+async fn wait_until_ended(bus: &Bus, events: u64) -> Result<()> {
+    eventually(&format!("{events} events have ended"), async || {
+        Ok((ended(bus).await? >= events).then_some(()))
+    })
+    .await
+}
+
+/// Waits until nothing is pending; then the outputs and the dead letters are what `events` events must have come to.
+async fn every_event_is_accounted_for(bus: &Bus, events: u32) -> Result<()> {
+    wait_until_ended(bus, u64::from(events)).await?;
+    bus.idle("IN", "busway-p").await?;
+    for (stream, is_meant) in [("OUT", false), ("BUSWAY_DLQ", true)] {
+        let mut found: Vec<_> = bus.read(stream).await?.into_iter().map(|stored| stored.payload).collect();
+        let mut expected: Vec<_> =
+            (0..events).map(payload).filter(|payload| (payload[0] == b'x') == is_meant).collect();
+        found.sort();
+        expected.sort();
+        let missing: Vec<_> =
+            expected.iter().filter(|payload| found.binary_search(payload).is_err()).collect();
+        assert_eq!((found.len(), missing.len()), (expected.len(), 0), "{stream} misses {missing:?}");
+        assert_eq!(found, expected, "{stream}");
+    }
     Ok(())
 }
 
+async fn setting(server: &NatsServer, head: &str, plugin: &str, core: &str) -> Result<(Folder, Bus)> {
+    let folder = Folder::new(&config(&format!("{}\n{head}", broker(&server.url())), plugin))?;
+    folder.guest("p", core)?;
+    Ok((folder, Bus::connect(server).await?))
+}
+
 #[tokio::test]
-async fn a_host_that_is_killed_again_and_again_loses_and_repeats_none_of_two_thousand_events() -> Result<()> {
+async fn a_host_that_is_killed_five_times_amid_2000_events_loses_none_and_doubles_none() -> Result<()> {
+    const EVENTS: u32 = 2000;
     let server = NatsServer::start()?;
-    let folder = Folder::new(&config(&server, ""))?;
-    folder.guest("p", &sometimes_failing())?;
-    let bus = Bus::connect(&server).await?;
-    let host = folder.up_and_ready().await?;
-    let published = payloads(2_000);
-    bus.publish("in.a", published.clone()).await?;
-    let mut host = host;
-    for share in [200, 700, 1_200] {
-        eventually(
-            &format!("{share} outputs"),
-            async || Ok((bus.count("OUT").await? >= share).then_some(())),
-        )
-        .await?;
-        host.kill().await?;
-        host = folder.up()?;
+    let (folder, bus) = setting(&server, SHORT_ACK_WAIT, "", &busy(1_000_000)).await?;
+    let first = folder.up_and_ready().await?;
+    bus.publish("in.a", (0..EVENTS).map(payload)).await?;
+    let mut host = Some(first);
+    for kill_at in [100, 400, 700, 1000, 1300] {
+        let running = match host.take() {
+            Some(host) => host,
+            None => folder.up()?,
+        };
+        wait_until_ended(&bus, kill_at).await?;
+        running.kill().await?;
+        let (_, in_flight) = bus.pending("IN", "busway-p").await?;
+        let ended = ended(&bus).await?;
+        ensure!(in_flight > 0 && ended < u64::from(EVENTS), "it was not killed amid its work: {ended}");
     }
-    host.ready().await?;
-    bus.idle("IN", "busway-p").await?;
-    account(&bus, &published).await?;
-    host.stop().await
-}
-
-#[tokio::test]
-async fn a_broker_that_is_killed_and_comes_back_loses_nothing() -> Result<()> {
-    let mut server = NatsServer::start_with("jetstream { sync_interval: always, store_dir: DIR/store }")
-        .or_else(|_| NatsServer::start())?;
-    let folder = Folder::new(&config(&server, ""))?;
-    folder.guest("p", &sometimes_failing())?;
-    let bus = Bus::connect(&server).await?;
-    let mut host = folder.up_and_ready().await?;
-    let published = payloads(1_000);
-    bus.publish("in.a", published.clone()).await?;
-    eventually("some outputs", async || Ok((bus.count("OUT").await? >= 100).then_some(()))).await?;
-    server.kill()?;
-    eventually("the host notices", async || Ok((host.get("/readyz").await?.0 == 503).then_some(()))).await?;
-    assert_eq!(host.get("/livez").await?.0, 200, "the process is fine");
-    server.restart()?;
-    eventually("the test's connection is back", async || Ok(bus.answers().await.then_some(()))).await?;
-    host.ready().await?;
-    bus.idle("IN", "busway-p").await?;
-    account(&bus, &published).await?;
-    host.stop().await
-}
-
-#[tokio::test]
-async fn a_host_that_is_told_to_stop_finishes_what_runs_and_another_does_the_rest() -> Result<()> {
-    let server = NatsServer::start()?;
-    let folder = Folder::new(&config(&server, ""))?;
-    folder.guest("p", &sometimes_failing())?;
-    let bus = Bus::connect(&server).await?;
-    let mut host = folder.up_and_ready().await?;
-    let published = payloads(1_000);
-    bus.publish("in.a", published.clone()).await?;
-    eventually("some outputs", async || Ok((bus.count("OUT").await? >= 50).then_some(()))).await?;
-    host.signal("TERM").await?;
-    let status = host.ended().await?;
-    assert_eq!(status.code(), Some(0), "{}", host.log());
-    let (waiting, unsettled) = bus.pending("IN", "busway-p").await?;
-    ensure!(waiting + unsettled as u64 > 0, "all was done before the signal; the test shows nothing");
     let host = folder.up_and_ready().await?;
-    bus.idle("IN", "busway-p").await?;
-    account(&bus, &published).await?;
+    every_event_is_accounted_for(&bus, EVENTS).await?;
     host.stop().await
 }
 
 #[tokio::test]
-async fn two_hosts_share_one_consumer_and_handle_each_event_once() -> Result<()> {
-    let server = NatsServer::start()?;
-    let folders = [Folder::new(&config(&server, ""))?, Folder::new(&config(&server, ""))?];
-    let bus = Bus::connect(&server).await?;
-    let mut hosts: Vec<Host> = Vec::new();
-    for folder in &folders {
-        folder.guest("p", &sometimes_failing())?;
-        hosts.push(folder.up_and_ready().await?);
+async fn a_broker_that_is_killed_twice_and_comes_back_amid_the_work_loses_nothing() -> Result<()> {
+    const EVENTS: u32 = 1000;
+    let mut server = NatsServer::start()?;
+    let (folder, bus) = setting(&server, SHORT_ACK_WAIT, "", &busy(1_000_000)).await?;
+    let mut host = folder.up_and_ready().await?;
+    bus.publish("in.a", (0..EVENTS).map(payload)).await?;
+    for kill_at in [100, 500] {
+        wait_until_ended(&bus, kill_at).await?;
+        let ended = ended(&bus).await?;
+        ensure!(ended < u64::from(EVENTS), "it is killed after the work: {ended}");
+        server.kill()?;
+        eventually("the host notices", async || Ok((host.get("/readyz").await?.0 == 503).then_some(())))
+            .await?;
+        assert_eq!(host.get("/livez").await?.0, 200, "the process is fine");
+        server.restart()?;
+        host.ready().await?;
+        eventually("the broker answers", async || Ok(bus.answers().await.then_some(()))).await?;
     }
-    let published = payloads(1_000);
-    bus.publish("in.a", published.clone()).await?;
-    bus.wait_for("OUT", 900).await?;
-    bus.idle("IN", "busway-p").await?;
-    account(&bus, &published).await?;
+    every_event_is_accounted_for(&bus, EVENTS).await?;
+    host.stop().await
+}
+
+#[tokio::test]
+async fn two_hosts_that_share_a_subscription_handle_each_event_once() -> Result<()> {
+    const EVENTS: u32 = 1000;
+    let server = NatsServer::start()?;
+    let (first, bus) = setting(&server, SHORT_ACK_WAIT, "", &busy(1_000_000)).await?;
+    let (second, _) = setting(&server, SHORT_ACK_WAIT, "", &busy(1_000_000)).await?;
+    let mut hosts = [first.up_and_ready().await?, second.up_and_ready().await?];
+    bus.publish("in.a", (0..EVENTS).map(payload)).await?;
+    every_event_is_accounted_for(&bus, EVENTS).await?;
     for host in &mut hosts {
-        assert!(
-            host.metric("busway_events_settled_total{plugin=\"p\",verdict=\"ack\"}").await? > 0.0,
-            "both took part"
-        );
+        let done = host.metric("busway_events_settled_total{plugin=\"p\",verdict=\"ack\"}").await?;
+        assert!(done > 0.0, "one host did nothing");
     }
     for host in hosts {
         host.stop().await?;
@@ -166,47 +146,68 @@ async fn two_hosts_share_one_consumer_and_handle_each_event_once() -> Result<()>
     Ok(())
 }
 
-/// Spins until its processor budget is spent: 5 s.
-fn spinning() -> String {
-    busway_sandbox_tests::body("(loop $again (br $again)) unreachable")
-}
-
 #[tokio::test]
-async fn what_still_runs_at_the_deadline_is_given_back_and_the_exit_code_says_so() -> Result<()> {
+async fn a_host_that_is_told_to_stop_finishes_what_runs_and_puts_back_the_rest() -> Result<()> {
+    const EVENTS: u32 = 40;
     let server = NatsServer::start()?;
-    let folder = Folder::new(&config(&server, "drain = \"1s\""))?;
-    folder.guest("p", &spinning())?;
-    let bus = Bus::connect(&server).await?;
-    let mut host = folder.up_and_ready().await?;
-    bus.publish("in.a", [Bytes::from_static(b"x")]).await?;
-    eventually("it runs", async || Ok((host.metric("busway_events_held").await? > 0.0).then_some(())))
-        .await?;
-    host.signal("TERM").await?;
-    let status = host.ended().await?;
-    assert_eq!(status.code(), Some(3), "{}", host.log());
-    folder.guest("p", &echo("out.x"))?;
+    let limits = "limits = { timeout = \"1m\", cpu = \"30s\", concurrency = 4 }";
+    let (folder, bus) = setting(&server, LONG_ACK_WAIT, limits, &busy(100_000_000)).await?;
     let host = folder.up_and_ready().await?;
-    bus.wait_for("OUT", 1).await?;
+    bus.publish("in.a", (0..EVENTS).map(payload)).await?;
+    wait_until_ended(&bus, 2).await?;
+    host.stop().await?;
+    let ended = ended(&bus).await?;
+    ensure!(ended < u64::from(EVENTS), "everything had been done already");
+    let (new, given) = bus.pending("IN", "busway-p").await?;
+    assert_eq!(new + given as u64 + ended, u64::from(EVENTS), "{new} new, {given} given, {ended} ended");
+    let host = folder.up_and_ready().await?;
+    every_event_is_accounted_for(&bus, EVENTS).await?;
     host.stop().await
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_the_host_at_once_and_loses_nothing() -> Result<()> {
+async fn a_second_signal_ends_a_host_at_once_and_its_event_is_given_again() -> Result<()> {
     let server = NatsServer::start()?;
-    let folder = Folder::new(&config(&server, ""))?;
-    folder.guest("p", &spinning())?;
-    let bus = Bus::connect(&server).await?;
+    let limits = "limits = { timeout = \"5m\", cpu = \"60s\" }";
+    let spin = body("(loop $again (br $again)) unreachable");
+    let (folder, bus) = setting(&server, SHORT_ACK_WAIT, limits, &spin).await?;
     let mut host = folder.up_and_ready().await?;
-    bus.publish("in.a", [Bytes::from_static(b"x")]).await?;
-    eventually("it runs", async || Ok((host.metric("busway_events_held").await? > 0.0).then_some(())))
-        .await?;
+    bus.publish("in.a", [payload(0)]).await?;
+    eventually("the event runs", async || {
+        Ok((host.metric("busway_events_received_total").await? > 0.0).then_some(()))
+    })
+    .await?;
     host.signal("TERM").await?;
     host.logged("draining").await?;
+    assert_eq!(host.get("/readyz").await?.0, 503);
     host.signal("TERM").await?;
     let status = host.ended().await?;
     assert_eq!(status.code(), Some(3), "{}", host.log());
-    let (waiting, unsettled) = bus.pending("IN", "busway-p").await?;
-    assert_eq!(waiting + unsettled as u64, 1, "the event is still there");
-    let _payload = bus.read("IN").await?.pop().context("the event")?;
-    Ok(())
+    host.logged("ended at once").await.context("told")?;
+    assert_eq!(bus.pending("IN", "busway-p").await?, (0, 1));
+    folder.guest("p", &echo("out.done"))?;
+    let host = folder.up_and_ready().await?;
+    every_event_is_accounted_for(&bus, 1).await?;
+    host.stop().await
+}
+
+#[tokio::test]
+async fn a_host_whose_events_do_not_end_in_time_gives_them_back_and_says_so() -> Result<()> {
+    let server = NatsServer::start()?;
+    let limits = "limits = { timeout = \"5m\", cpu = \"60s\" }";
+    let spin = body("(loop $again (br $again)) unreachable");
+    let head = format!("{LONG_ACK_WAIT}\ndrain = \"1s\"");
+    let (folder, bus) = setting(&server, &head, limits, &spin).await?;
+    let mut host = folder.up_and_ready().await?;
+    bus.publish("in.a", [payload(0)]).await?;
+    eventually("the event runs", async || {
+        Ok((host.metric("busway_events_received_total").await? > 0.0).then_some(()))
+    })
+    .await?;
+    host.signal("TERM").await?;
+    assert_eq!(host.ended().await?.code(), Some(3), "{}", host.log());
+    folder.guest("p", &echo("out.done"))?;
+    let host = folder.up_and_ready().await?;
+    every_event_is_accounted_for(&bus, 1).await?;
+    host.stop().await
 }

@@ -58,7 +58,12 @@ async fn without_a_broker_a_private_one_comes_and_goes_with_the_host() -> Result
     assert_eq!((first["code"].as_str(), first["subject"].as_str()), (Some("no-good"), Some("in.a")));
     let id = first["event_id"].as_str().context("an id")?;
     let shown = folder.told(&["dlq", "show", id]).await?;
-    assert!(shown.contains("told so") && shown.contains("{\"id\": 7}") && shown.contains("X-Order"), "{shown}");
+    assert!(shown.contains("told so") && shown.contains("\"id\": 7") && shown.contains("X-Order"), "{shown}");
+    for (subject, why) in [("nowhere.x", "no stream captures"), ("in.*", "wildcard")] {
+        let output = folder.busway(&["publish", subject, "1"]).await?;
+        let told = String::from_utf8(output.stderr)?;
+        assert!(!output.status.success() && told.contains(why), "{subject}: {told}");
+    }
     host.stop().await?;
     assert!(!folder.path(ACCESS).exists());
     nothing_is_left(&folder, &address).await?;

@@ -80,7 +80,12 @@ fn tell(config: &Config, ready: &[Ready<'_>]) -> anyhow::Result<()> {
     } else {
         config.nats.urls.join(", ")
     };
-    print::line(format!("ok: {} plugins, {} streams, broker {broker}", ready.len(), config.streams.len()))
+    let (plugins, streams) = (counted(ready.len(), "plugin"), counted(config.streams.len(), "stream"));
+    print::line(format!("ok: {plugins}, {streams}, broker {broker}"))
+}
+
+fn counted(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 fn rows(ready: &Ready<'_>) -> Vec<[String; 6]> {
