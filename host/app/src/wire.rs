@@ -110,12 +110,12 @@ async fn serve(
         gone = broker.gone() => return Err(gone),
     };
     let patience = config.host.drain;
+    status.drain();
     info!(
         signal,
         patience_ms = patience.as_millis() as u64,
         "draining: what runs may finish, nothing new begins"
     );
-    status.drain();
     let drained = tokio::select! {
         drained = supervisor.drain(&running.lanes, patience) => drained,
         signal = signals.next() => {

@@ -57,7 +57,7 @@ pub struct Requests {
 
 /// What a plugin wants to publish to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a list of subjects, or \"configured\"")]
 pub enum Publishes {
     /// These subjects.
     Subjects(Vec<String>),

@@ -1,4 +1,5 @@
 //! Files that are not plugins, or not for this host: each is refused by its own cause. And the cache of compiled ones.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "test code: what can not be set up ends the test")]
 
 use busway_core::{Attempt, Handler as _, Ran};
 use busway_engine::{Engine, EngineConfig, EngineError, Grants, LoadError, Plugin, PluginSpec, inspect};

@@ -1,4 +1,5 @@
 //! Guests that use too much, break, or never end. The rows are those of the catalogue of adversaries.
+#![expect(clippy::expect_used, reason = "test code: what can not be set up ends the test")]
 
 use busway_core::{Attempt, FailureClass, Handler as _, Limits, Ran, units::ByteSize};
 use busway_engine::{LoadError, TrialError};

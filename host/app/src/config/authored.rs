@@ -99,8 +99,8 @@ fn stream_section(stream: &Section<'_>) -> Option<StreamConfig> {
         ("interest", Retention::Interest),
     ];
     let discards = [("old", Discard::Old), ("new", Discard::New)];
+    let name = stream_name(stream, "name");
     let spec = StreamConfig {
-        name: stream_name(stream, "name")?,
         subjects: stream.all_parsed("subjects").unwrap_or_default(),
         retention: stream.choice("retention", &retentions).map_or(Retention::Limits, |choice| choice.value),
         storage: stream
@@ -115,8 +115,10 @@ fn stream_section(stream: &Section<'_>) -> Option<StreamConfig> {
             .map_or(Duration::from_secs(600), |window| duration_within(stream, &window, "2m", "1h")),
         replicas: stream.count("replicas").map_or(1, |replicas| within(stream, &replicas, 1..=5)),
         managed: stream.flag("managed").is_none_or(|flag| flag.value),
+        // Last: a key that was not read would be told as unknown.
+        name: name?,
     };
-    if spec.subjects.is_empty() && spec.managed {
+    if stream.names_nothing("subjects") && spec.managed {
         stream.document().refuse(&stream.place(), "`subjects` is missing: say what the stream captures");
     }
     Some(spec)
@@ -210,7 +212,7 @@ fn subscription(entry: &Section<'_>) -> Option<Subscribe> {
         Some(subjects) if !subjects.is_empty() => subjects.into_iter().map(|subject| subject.value).collect(),
         _ => {
             let what = "`subjects` is missing: say which of the stream's subjects, such as [\"orders.>\"]";
-            if !entry.was_given("subjects") {
+            if entry.names_nothing("subjects") {
                 entry.document().refuse(&entry.place(), what);
             }
             return None;

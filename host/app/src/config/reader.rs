@@ -143,6 +143,15 @@ impl<'d> Section<'d> {
         given
     }
 
+    /// Whether a key that takes a list is not written, or its list is empty.
+    pub fn names_nothing(&self, key: &'static str) -> bool {
+        match self.get(key).map(Spanned::get_ref) {
+            None => true,
+            Some(DeValue::Array(items)) => items.is_empty(),
+            Some(_) => false,
+        }
+    }
+
     /// Where a key stands; where it is not written, the section's own place.
     pub fn place_of(&self, key: &str) -> Located<()> {
         let start = self.table.get(key).map_or(self.start, |value| value.span().start);

@@ -139,6 +139,7 @@ fn names_and_subjects_that_meet_are_refused() {
         (two(&entry("\"payments.>\"", "")), "stream ORDERS captures nothing of payments.>"),
         (two("{ subjects = [\"orders.>\"] }"), "`stream` is missing"),
         (two("{ stream = \"ORDERS\" }"), "`subjects` is missing"),
+        (two(&entry("", "")), "`subjects` is missing"),
         (
             two("{ stream = \"BUSWAY_DLQ\", subjects = [\"busway.>\"] }"),
             "stream BUSWAY_DLQ belongs to the host",
@@ -155,6 +156,17 @@ fn names_and_subjects_that_meet_are_refused() {
     for (text, expected) in table {
         let found = mistakes(&text);
         assert!(found.iter().any(|mistake| mistake.contains(expected)), "{text}\n{found:#?}");
+    }
+}
+
+#[test]
+fn a_value_that_is_wrong_makes_no_further_mistakes() {
+    for text in [
+        "[[stream]]\nname = \"A*\"\nsubjects = [\"a\"]\nretention = \"limits\"",
+        "[[stream]]\nname = \"A\"\nsubjects = [\"a.>.b\"]",
+        "[[stream]]\nname = \"A\"\nsubjects = []",
+    ] {
+        assert_eq!(mistakes(text).len(), 1, "{text}\n{:#?}", mistakes(text));
     }
 }
 
