@@ -24,10 +24,10 @@ pub fn run(repository: &Repository) -> anyhow::Result<()> {
     step::timed("clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     step::timed("tools", || setup::with_busway(repository))?;
     step::timed("guests", || guests::build(repository))?;
-    step::timed("tests", || tests(repository))?;
     step::timed("documentation tests", || cargo(&["test", "--quiet", "--workspace", "--doc"]))?;
+    step::timed("tests", || tests(repository))?;
     eprintln!(
-        "xtask: format, tidy, build, clippy, tools, guests, tests and documentation tests passed in {}",
+        "xtask: format, tidy, build, clippy, tools, guests, documentation tests and tests passed in {}",
         step::seconds(start.elapsed())
     );
     Ok(())
