@@ -74,6 +74,9 @@ pub trait Source: Send {
     /// None when the source was closed. Trouble at the broker is waited out inside. Cancel safe: a delivery that was
     /// taken from the broker is not lost when the future is dropped.
     fn next(&mut self, room: usize) -> BoxFuture<'_, Option<Delivery>>;
+    /// Ends the subscription and gives what was on its way, so that it can be put back and need not wait until the broker's
+    /// patience ends. Takes no longer than about two seconds; nothing may be asked of the source afterwards.
+    fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>>;
 }
 
 /// How deliveries are settled, and where failed runs are recorded. None of these is cancel safe in the sense that a

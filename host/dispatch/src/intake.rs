@@ -71,6 +71,7 @@ impl Intake {
     /// Reads the source until the host drains, then puts back what no worker has begun.
     async fn read(self: Arc<Self>, mut source: Box<dyn Source>, queue: async_channel::Sender<Delivery>) {
         let draining = self.lane.host.draining.clone();
+        let _ended = self.lane.intake_ended.clone().drop_guard();
         loop {
             let room = self.pace.room(queue.len() as u64);
             if room == 0 {
@@ -91,6 +92,9 @@ impl Intake {
             self.take(delivery, &queue).await;
         }
         queue.close();
+        for delivery in source.close().await {
+            self.put_back(&delivery.receipt).await;
+        }
         while let Ok(delivery) = self.queue.recv().await {
             self.put_back(&delivery.receipt).await;
         }

@@ -53,6 +53,8 @@ pub struct Lane {
     pub(crate) leases: Leases,
     pub(crate) host: Host,
     pub(crate) record: LaneRecorder,
+    /// Cancelled when the intake takes nothing more from the broker.
+    pub(crate) intake_ended: CancellationToken,
 }
 
 impl Lane {
@@ -60,6 +62,7 @@ impl Lane {
     pub fn new(parts: LaneParts, host: Host, recorder: &Recorder) -> Arc<Self> {
         let LaneParts { binding, digest, handler, settle, publish, ack_wait } = parts;
         let record = recorder.lane(&binding);
+        let intake_ended = CancellationToken::new();
         Arc::new(Self {
             leases: Leases::new(ack_wait),
             binding,
@@ -69,6 +72,7 @@ impl Lane {
             publish,
             host,
             record,
+            intake_ended,
         })
     }
 

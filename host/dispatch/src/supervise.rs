@@ -72,6 +72,7 @@ impl Supervisor {
         }
         let all_settled = async {
             for lane in lanes {
+                lane.intake_ended.cancelled().await;
                 lane.leases.emptied().await;
             }
         };

@@ -242,6 +242,11 @@ impl Source for MemorySource {
             }
         })
     }
+
+    fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
+        // Nothing is ever on its way here: what is asked for comes at once.
+        Box::pin(async { Vec::new() })
+    }
 }
 
 /// The first event that is due, or when the next one will be.

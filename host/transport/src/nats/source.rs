@@ -80,6 +80,8 @@ enum Step {
 const CHECK_SECONDS: u64 = 5;
 /// How long nothing may come although there is something, before the pull is opened again.
 const STALL_SECONDS: u64 = 30;
+/// How long the broker may take to confirm that a subscription has ended.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// How long an event is put back for that was taken and not given out.
 const PUT_BACK: &str = "-NAK {\"delay\":1000000000}";
 
@@ -139,6 +141,15 @@ impl NatsSource {
 impl Source for NatsSource {
     fn next(&mut self, room: usize) -> BoxFuture<'_, Option<Delivery>> {
         Box::pin(self.advance(room).map(Some))
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
+        Box::pin(async {
+            if let Phase::Open(open) = &mut self.phase {
+                open.close_into(&self.shared, &mut self.ready).await;
+            }
+            self.ready.drain(..).collect()
+        })
     }
 }
 
@@ -292,6 +303,19 @@ impl Open {
             return Step::Reopen(Reason::Silent);
         }
         Step::Nothing
+    }
+
+    /// Ends the subscription and takes what comes until the broker has confirmed that.
+    async fn close_into(&mut self, shared: &Shared, ready: &mut VecDeque<Delivery>) {
+        if let Err(why) = self.subscriber.drain().await {
+            debug!(consumer = %shared.spec.durable, %why, "closing without the broker");
+        }
+        let until = tokio::time::Instant::now() + CLOSE_WAIT;
+        while let Ok(Some(message)) = tokio::time::timeout_at(until, self.subscriber.next()).await {
+            if let Step::Came(delivery) = self.receive(shared, message) {
+                ready.push_back(delivery);
+            }
+        }
     }
 
     /// Takes what has come and not been looked at.
