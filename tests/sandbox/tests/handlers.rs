@@ -160,7 +160,9 @@ async fn every_event_gets_a_sandbox_that_nobody_used_before() {
 #[tokio::test]
 async fn a_call_that_is_dropped_leaves_nothing_behind() {
     // A38: more dropped calls than there are sandboxes.
-    let spin = plugin(&component(&body("(loop $again (br $again)) unreachable")), short()).unwrap();
+    let patient =
+        Limits { timeout: Duration::from_secs(60), cpu: Duration::from_secs(60), ..Limits::default() };
+    let spin = plugin(&component(&body("(loop $again (br $again)) unreachable")), patient).unwrap();
     let payload = event(b"x");
     for round in 0..300u64 {
         let patience = Duration::from_micros(round * 37 % 15_000);
