@@ -3,7 +3,7 @@
 //! Everything that the host knows always links; what is not granted answers so. The borrowed forms of the exported types
 //! let an event be lowered into the guest without a `String` for each header or a copy of the payload.
 
-use crate::store::State;
+use crate::{capability::http, store::State};
 use wasmtime::component::{HasSelf, Linker};
 
 wasmtime::component::bindgen!({
@@ -33,6 +33,7 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    http::bound(&mut linker)?;
     link_own(&mut linker)?;
     Ok(linker)
 }

@@ -2,7 +2,8 @@
 //!
 //! A compiled component is native code, and loading one that somebody else wrote is running it. So: the folder is this
 //! user's alone, a file's name is made of the plugin's bytes, wasmtime's version and the engine's settings, and its
-//! content carries a code that only a holder of this folder's key can make. What does not fit is compiled anew.
+//! content carries a code that only a holder of this folder's key can make. What does not fit is compiled anew. A folder
+//! or a key that somebody else made is refused, whatever its mode is now: what lies in it may have been planted.
 
 use crate::engine::EngineError;
 use busway_core::{Digest, event::base32};
@@ -41,8 +42,7 @@ impl Cache {
     pub(crate) fn open(folder: PathBuf, engine: &wasmtime::Engine) -> Result<Self, EngineError> {
         let mut settings = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut settings);
-        let key = private_folder(&folder).and_then(|()| key(&folder.join(KEY_FILE)));
-        match key {
+        match private_folder(&folder).and_then(|()| key(&folder)) {
             Ok(key) => Ok(Self { folder, key, settings: settings.finish() }),
             Err(why) => Err(EngineError::Cache { folder, why }),
         }
@@ -86,8 +86,7 @@ impl Cache {
         let compiled = component.serialize().map_err(|why| io::Error::other(format!("{why:#}")))?;
         let path = self.path(digest);
         let beside = path.with_extension(format!("{}.part", std::process::id()));
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file = own_file(&beside)?;
         file.write_all(&self.code(digest, &compiled))?;
         file.write_all(&compiled)?;
         fs::rename(&beside, &path)
@@ -126,7 +125,29 @@ fn deserialize(engine: &wasmtime::Engine, compiled: &[u8]) -> wasmtime::Result<C
     unsafe { Component::deserialize(engine, compiled) }
 }
 
-/// A folder that is this user's alone.
+/// A file that is made here and now: never one that stood there before, never through a link.
+fn own_file(path: &Path) -> io::Result<fs::File> {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(why) if why.kind() == io::ErrorKind::NotFound => {}
+        Err(why) => return Err(why),
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Folder and key belong to the user that has just made a file beside them, and the key is nobody else's to read.
+fn is_ours(us: u32, folder: &Path, key: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(folder)?.uid() != us {
+        return Err(io::Error::other("it belongs to another user: name another folder"));
+    }
+    let found = fs::symlink_metadata(key)?;
+    if found.is_file() && found.uid() == us && found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(io::Error::other("its key is not this user's alone: remove the folder, and it is made anew"))
+}
+
+/// A folder that nobody else may write to.
 fn private_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let found = fs::symlink_metadata(folder)?;
@@ -134,25 +155,29 @@ fn private_folder(folder: &Path) -> io::Result<()> {
         return Err(io::Error::other("it is not a folder"));
     }
     if found.mode() & 0o022 != 0 {
-        return Err(io::Error::other("others may write to it: chmod 700, or remove it"));
+        return Err(io::Error::other("others may have written to it: remove it, and it is made anew"));
     }
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+    Ok(())
 }
 
 /// The folder's key, made at first use.
-fn key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
+fn key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
+    let path = folder.join(KEY_FILE);
     let mut fresh = [0; KEY_BYTES];
     fs::File::open("/dev/urandom")?.read_exact(&mut fresh)?;
     let beside = path.with_extension(format!("{}.part", std::process::id()));
-    fs::write(&beside, fresh)?;
-    fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
+    let mut file = own_file(&beside)?;
+    file.write_all(&fresh)?;
+    let us = file.metadata()?.uid();
     // A link fails where the key is there already, so two hosts that start at once agree on one.
-    let linked = fs::hard_link(&beside, path);
+    let linked = fs::hard_link(&beside, &path);
     fs::remove_file(&beside)?;
     match linked {
         Ok(()) => {}
         Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {}
         Err(why) => return Err(why),
     }
+    is_ours(us, folder, &path)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
     fs::read(path)?.try_into().map_err(|_| io::Error::other("the key has a wrong length: remove the folder"))
 }

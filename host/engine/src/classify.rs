@@ -5,7 +5,7 @@
 
 use crate::{
     bindings::busway::plugin::types::Failure as GuestFailure, capability::bus::QuotaSpent, cpu::CpuSpent,
-    store::State,
+    instance::Misfit, store::State,
 };
 use busway_core::{Evidence, Failure, FailureClass, Output, Ran, Refusal, outcome::clean};
 use rustc_demangle::demangle;
@@ -54,6 +54,9 @@ fn meaning(error: &wasmtime::Error, state: &State) -> (FailureClass, &'static st
     }
     if let Some(spent) = error.downcast_ref::<QuotaSpent>() {
         return (FailureClass::Quota, "publishes", spent.to_string());
+    }
+    if let Some(misfit) = error.downcast_ref::<Misfit>() {
+        return (FailureClass::Trap, "contract", misfit.to_string());
     }
     if state.limiter.was_refused() {
         let reason = format!("trapped after it was refused memory beyond {}", state.shared.limits.memory);

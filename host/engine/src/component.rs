@@ -16,9 +16,9 @@ use wasmparser::{Validator, WasmFeatures};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
 /// The export that makes a component a plugin.
-const HANDLER: &str = "busway:plugin/handler@0.1.0";
+pub(crate) const HANDLER: &str = "busway:plugin/handler@0.1.0";
 const BATCH_HANDLER: &str = "busway:plugin/batch-handler@";
-const LIFECYCLE: &str = "busway:plugin/lifecycle@0.1.0";
+pub(crate) const LIFECYCLE: &str = "busway:plugin/lifecycle@0.1.0";
 
 /// The interfaces that the host links, without versions.
 const KNOWN: [(&str, &[&str]); 11] = [
@@ -75,6 +75,9 @@ pub enum LoadError {
     /// Something else.
     #[error("not a WebAssembly component: {0}")]
     NotWasm(&'static str),
+    /// Components inside of components without end.
+    #[error("components inside of components, more than 100 deep")]
+    TooDeep,
     /// Cut or damaged.
     #[error("a damaged or cut component, at byte {offset}: {why}")]
     Malformed {
@@ -94,8 +97,13 @@ pub enum LoadError {
         why: String,
     },
     /// It imports what the host does not know.
-    #[error("it imports what this host does not know: {}", .0.join(", "))]
-    UnknownImports(Vec<String>),
+    #[error("it imports what this host does not know: {}{hint}", names.join(", "))]
+    UnknownImports {
+        /// What.
+        names: Vec<String>,
+        /// What may be meant.
+        hint: String,
+    },
     /// It exports no handler.
     #[error("it exports no {HANDLER}{hint}; it exports: {}", list(exports))]
     NoHandler {
@@ -211,7 +219,22 @@ fn validate(bytes: &[u8]) -> Result<(), LoadError> {
 
 fn check_imports(imports: &[String]) -> Result<(), LoadError> {
     let unknown: Vec<_> = imports.iter().filter(|name| !is_known(name)).cloned().collect();
-    if unknown.is_empty() { Ok(()) } else { Err(LoadError::UnknownImports(unknown)) }
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let hint = unknown.iter().find_map(|name| near_import(name)).unwrap_or_default();
+    Err(LoadError::UnknownImports { names: unknown, hint })
+}
+
+/// What an unknown import may mean: another interface of the same package, or the same interface of another package.
+fn near_import(import: &str) -> Option<String> {
+    let name = import.split('@').next().unwrap_or_default();
+    let (package, interface) = name.split_once('/')?;
+    if let Some((_, interfaces)) = KNOWN.iter().find(|(known, _)| *known == package) {
+        return Some(format!("; of {package} it knows {}", interfaces.join(", ")));
+    }
+    let (meant, _) = KNOWN.iter().find(|(_, interfaces)| interfaces.contains(&interface))?;
+    Some(format!("; is {meant}/{interface} meant?"))
 }
 
 fn is_known(import: &str) -> bool {

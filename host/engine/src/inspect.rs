@@ -7,6 +7,10 @@ use crate::{
 use busway_core::Digest;
 use wasmparser::{Encoding, Parser, Payload};
 
+/// Components inside of components, the outermost and modules counted. What compiling takes grows with the square of it:
+/// half a megabyte of nothing but nesting takes all memory there is.
+const NESTING_MAX: usize = 100;
+
 /// What was found in a component.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inspection {
@@ -42,6 +46,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(LoadError::malformed)?;
         match payload {
+            Payload::Version { .. } if depth == NESTING_MAX => return Err(LoadError::TooDeep),
             Payload::Version { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ModuleSection { .. } => found.modules += 1,

@@ -4,11 +4,12 @@
 //! however it ended, the store and everything the guest had are dropped.
 
 use crate::{
+    bindings::Plugin as Exports,
     bindings::busway::plugin::types::{self, HeaderParam},
     bindings::exports::busway::plugin::handler::Event as GuestEvent,
     capability::bus::Grants,
     classify,
-    component::{LoadError, Loaded},
+    component::{HANDLER, LIFECYCLE, LoadError, Loaded},
     cpu::Measured,
     engine::Engine,
     manifest::Manifest,
@@ -26,7 +27,7 @@ use std::{
     },
 };
 use tokio::time::timeout;
-use wasmtime::{Store, UpdateDeadline, component::Instance};
+use wasmtime::{Store, UpdateDeadline};
 
 /// What an operator decides about a plugin.
 #[derive(Debug, Clone)]
@@ -64,6 +65,11 @@ pub enum TrialError {
     #[error("no sandbox was free: {0}")]
     NoSandbox(String),
 }
+
+/// An export has other parameters or another result than the contract says.
+#[derive(Debug, thiserror::Error)]
+#[error("it does not fit the contract: what it exports in {0} has another shape: {1}")]
+pub(crate) struct Misfit(&'static str, String);
 
 /// Bytes that lifting one host call's arguments may take, at least; the largest message must fit in.
 const HOSTCALL_FUEL_MIN: u64 = 4 << 20;
@@ -114,6 +120,7 @@ impl Plugin {
             let start = pin!(self.start(&mut store));
             timeout(self.shared.limits.timeout, Measured::new(clock, start)).await
         };
+        store.data_mut().log_standard_streams();
         let ran = match started {
             Ok(Ok((_, Ok(())))) => return Ok(()),
             Ok(Ok((_, Err(refusal)))) => return Err(TrialError::Init(refusal)),
@@ -149,13 +156,12 @@ impl Plugin {
         store: &mut Store<State>,
         event: &Event,
     ) -> wasmtime::Result<Result<(), types::Failure>> {
-        let (instance, init) = self.start(store).await?;
+        let (exports, init) = self.start(store).await?;
         if let Err(refusal) = init {
             let later = types::RetryLater { reason: format!("init refuses: {refusal}"), after_ms: None };
             return Ok(Err(types::Failure::Retry(later)));
         }
         store.data_mut().phase = Phase::Handling;
-        let plugin = self.loaded.indices.load(&mut *store, &instance)?;
         let headers: Vec<_> = event.headers.iter().map(|(name, value)| HeaderParam { name, value }).collect();
         let event = GuestEvent {
             id: event.id.as_str(),
@@ -163,16 +169,18 @@ impl Plugin {
             headers: &headers,
             payload: &event.payload,
         };
-        plugin.busway_plugin_handler().call_handle(store, event).await
+        exports.busway_plugin_handler().call_handle(store, event).await
     }
 
-    /// Instantiates, and calls `init` where there is one.
-    async fn start(&self, store: &mut Store<State>) -> wasmtime::Result<(Instance, Result<(), String>)> {
+    /// Instantiates, compares the shape of what it exports with the contract, and calls `init` where there is one.
+    async fn start(&self, store: &mut Store<State>) -> wasmtime::Result<(Exports, Result<(), String>)> {
+        let misfit = |interface| move |why| wasmtime::Error::new(Misfit(interface, format!("{why:#}")));
         let instance = self.loaded.pre.instantiate_async(&mut *store).await?;
-        let Some(init) = &self.loaded.init else { return Ok((instance, Ok(()))) };
-        let init = instance.get_typed_func::<(), (Result<(), String>,)>(&mut *store, init)?;
-        let (answer,) = init.call_async(store, ()).await?;
-        Ok((instance, answer))
+        let exports = self.loaded.indices.load(&mut *store, &instance).map_err(misfit(HANDLER))?;
+        let Some(init) = &self.loaded.init else { return Ok((exports, Ok(()))) };
+        let init = instance.get_typed_func::<(), (Result<(), String>,)>(&mut *store, init);
+        let (answer,) = init.map_err(misfit(LIFECYCLE))?.call_async(store, ()).await?;
+        Ok((exports, answer))
     }
 
     fn store(&self, about: About) -> Store<State> {

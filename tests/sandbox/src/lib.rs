@@ -96,6 +96,11 @@ pub fn echo(subject: &str) -> String {
     guest(PUBLISH, &data, &body)
 }
 
+/// Instructions that trap unless the condition holds: how a guest says that the host answered something else.
+pub fn ensure(condition: &str) -> String {
+    format!("(if (i32.eqz {condition}) (then unreachable))")
+}
+
 /// A guest without imports whose handler is this body.
 pub fn body(body: &str) -> String {
     guest("", "", body)
@@ -128,6 +133,65 @@ fn wrap(core: &str, more: &str, package: Option<&str>) -> anyhow::Result<Vec<u8>
     let world = resolve.select_world(&[package], Some("plugin"))?;
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
     ComponentEncoder::default().validate(true).module(&module)?.encode()
+}
+
+/// A plugin composed of two components, each with a memory of so many pages: the outer one passes the event's subject to
+/// the inner one as text, and rejects the event with the text that comes back as its code: `!` for the first letter.
+pub fn composed(pages: u32) -> Vec<u8> {
+    let text = format!(
+        r#"(component
+          (core module $libc
+            (memory (export "memory") {pages})
+            (global $free (mut i32) (i32.const 4096))
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
+              (local.set $at (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
+              (global.set $free (i32.add (local.get $at) (local.get 3)))
+              (local.get $at)))
+          (component $inner
+            (alias outer 1 $libc (core module $libc))
+            (core instance $libc (instantiate $libc))
+            (core module $code (import "libc" "memory" (memory 1))
+              (func (export "shout") (param i32 i32) (result i32)
+                (i32.store8 (local.get 0) (i32.const 33))
+                (i32.store (i32.const 1024) (local.get 0)) (i32.store (i32.const 1028) (local.get 1))
+                (i32.const 1024)))
+            (core instance $code (instantiate $code (with "libc" (instance $libc))))
+            (func (export "shout") (param "text" string) (result string)
+              (canon lift (core func $code "shout") (memory $libc "memory") (realloc (func $libc "realloc")))))
+          (component $outer
+            (import "shout" (func $shout (param "text" string) (result string)))
+            (alias outer 1 $libc (core module $libc))
+            (core instance $libc (instantiate $libc))
+            (core func $shout
+              (canon lower (func $shout) (memory $libc "memory") (realloc (func $libc "realloc"))))
+            (core module $code
+              (import "libc" "memory" (memory 1))
+              (import "inner" "shout" (func $shout (param i32 i32 i32)))
+              (func (export "handle") (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+                (i32.store8 (i32.const 1024) (i32.const 1)) (i32.store8 (i32.const 1032) (i32.const 1))
+                (call $shout (local.get 2) (local.get 3) (i32.const 1040))
+                (i32.const 1024)))
+            (core instance $code (instantiate $code
+              (with "libc" (instance $libc))
+              (with "inner" (instance (export "shout" (func $shout))))))
+            (type $header' (record (field "name" string) (field "value" string)))
+            (export $header "header" (type $header'))
+            (type $event' (record (field "id" string) (field "subject" string)
+              (field "headers" (list $header)) (field "payload" (list u8))))
+            (export $event "event" (type $event'))
+            (type $later' (record (field "reason" string) (field "after-ms" (option u64))))
+            (export $later "retry-later" (type $later'))
+            (type $rejection' (record (field "code" string) (field "reason" string)))
+            (export $rejection "rejection" (type $rejection'))
+            (type $failure' (variant (case "retry" $later) (case "reject" $rejection)))
+            (export $failure "failure" (type $failure'))
+            (func (export "handle") (param "event" $event) (result (result (error $failure)))
+              (canon lift (core func $code "handle") (memory $libc "memory") (realloc (func $libc "realloc")))))
+          (instance $inner (instantiate $inner))
+          (instance $outer (instantiate $outer (with "shout" (func $inner "shout"))))
+          (export "busway:plugin/handler@0.1.0" (instance $outer)))"#
+    );
+    wat::parse_str(&text).expect("a composed guest is a component")
 }
 
 /// The engine of a test program: one per process, as in the host.
@@ -185,6 +249,17 @@ pub async fn run(core: &str, payload: &[u8]) -> Report {
 pub async fn run_within(core: &str, payload: &[u8], limits: Limits) -> Report {
     let plugin = plugin(&component(core), limits).expect("a guest of the tests loads");
     plugin.call(&event(payload), Attempt(1)).await
+}
+
+/// Gives one event to a guest that imports what standard libraries do.
+pub async fn run_foreign(core: &str) -> Report {
+    let plugin = plugin(&foreign_component(core), short()).expect("a guest of the tests loads");
+    plugin.call(&event(b""), Attempt(1)).await
+}
+
+/// Whether the handler returned ok.
+pub fn is_ok(report: &Report) -> bool {
+    matches!(report.ran, Ran::Ok(_))
 }
 
 /// The failure that a report tells of.

@@ -1,10 +1,17 @@
 //! Files that are not plugins, or not for this host: each is refused by its own cause. And the cache of compiled ones.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "test code: what can not be set up ends the test")]
 
-use busway_core::{Attempt, Handler as _, Ran};
-use busway_engine::{Engine, EngineConfig, EngineError, Grants, LoadError, Plugin, PluginSpec, inspect};
+use busway_core::{Attempt, FailureClass, Handler as _};
+use busway_engine::{
+    Engine, EngineConfig, EngineError, Grants, LoadError, Plugin, PluginSpec, TrialError, inspect,
+};
 use busway_sandbox_tests::*;
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown, symlink},
+    path::Path,
+};
 
 /// What the engine says of these bytes.
 fn refused(bytes: &[u8]) -> String {
@@ -72,6 +79,8 @@ fn native_code_is_refused_before_anything_is_mapped() {
     let native = fs::read(&file).unwrap().split_off(32);
     assert!(native.starts_with(b"\x7fELF"));
     assert!(refused(&native).contains("precompiled native code"));
+    let by_somebody_else = [b"\x7fELF\x02\x01\x01".as_slice(), &[0; 256]].concat();
+    assert!(refused(&by_somebody_else).contains("precompiled native code"));
 }
 
 #[test]
@@ -83,6 +92,13 @@ fn a_proposal_that_is_off_is_told_by_its_name() {
         ("(memory $wide i64 1)", "memory64"),
         ("(tag $t)", "exceptions"),
         ("(func $f (return_call $f))", "tail call"),
+        ("(func (param v128) (result v128) (i32x4.relaxed_trunc_f32x4_s (local.get 0)))", "relaxed simd"),
+        (
+            "(func (param i64) (result i64 i64) (i64.mul_wide_s (local.get 0) (local.get 0)))",
+            "wide arithmetic",
+        ),
+        ("(memory 1 (pagesize 1))", "custom page sizes"),
+        ("(type $f (func)) (func (param (ref $f)))", "function references"),
     ];
     for (definition, name) in table {
         let core = wat::parse_str(format!("(module {definition})")).unwrap();
@@ -91,19 +107,50 @@ fn a_proposal_that_is_off_is_told_by_its_name() {
         assert!(told.contains("a WebAssembly proposal that this host keeps off"), "{definition}: {told}");
         assert!(told.to_lowercase().contains(name), "{definition}: {told}");
     }
+    let asynchronous = wat::parse_str("(component (type (stream u8)))").unwrap();
+    let told = refused(&asynchronous);
+    assert!(told.contains("keeps off") && told.contains("component model async"), "{told}");
 }
+
+/// What every component begins with.
+const HEAD: &[u8] = b"\0asm\x0d\0\x01\0";
 
 /// A component that contains a core module and nothing else.
 fn in_component(core: &[u8]) -> Vec<u8> {
-    let mut bytes = b"\0asm\x0d\0\x01\0\x01".to_vec();
-    let mut length = core.len();
+    let mut bytes = HEAD.to_vec();
+    push_section(&mut bytes, 1, core);
+    bytes
+}
+
+fn push_section(bytes: &mut Vec<u8>, id: u8, content: &[u8]) {
+    bytes.push(id);
+    let mut length = content.len();
     while length >= 0x80 {
         bytes.push(length as u8 | 0x80);
         length >>= 7;
     }
     bytes.push(length as u8);
-    bytes.extend(core);
-    bytes
+    bytes.extend(content);
+}
+
+#[test]
+fn components_nested_without_end_are_refused_before_they_cost_anything() {
+    // A18: half a megabyte of this took all memory there is while it was compiled.
+    let nested = |depth: usize| {
+        let mut inner = HEAD.to_vec();
+        for _ in 0..depth {
+            let mut outer = HEAD.to_vec();
+            push_section(&mut outer, 4, &inner);
+            inner = outer;
+        }
+        let mut whole = component(&echo("out.x"));
+        push_section(&mut whole, 4, &inner);
+        whole
+    };
+    engine().load(&nested(50)).unwrap();
+    for depth in [100, 1_000, 20_000] {
+        assert!(matches!(engine().load(&nested(depth)), Err(LoadError::TooDeep)), "{depth}");
+    }
 }
 
 #[test]
@@ -132,7 +179,31 @@ fn an_interface_that_the_host_does_not_know_is_refused_with_its_name() {
     let component =
         wrap_with_package(&core, more, "package acme:teapot@1.0.0; interface brew { brew: func(); }");
     let told = refused(&component);
-    assert!(told.contains("it imports what this host does not know: acme:teapot/brew@1.0.0"), "{told}");
+    assert!(told.ends_with("it imports what this host does not know: acme:teapot/brew@1.0.0"), "{told}");
+    for (name, hint) in [
+        ("wasi:io/stream@0.2.0", "wasi:io/stream@0.2.0; of wasi:io it knows error, poll, streams"),
+        ("wasi:loging/logging", "wasi:loging/logging; is wasi:logging/logging meant?"),
+        ("run", "does not know: run"),
+    ] {
+        let text = format!(r#"(component (import "{name}" (instance)))"#);
+        let told = refused(&wat::parse_str(&text).unwrap());
+        assert!(told.ends_with(hint), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_handler_of_another_shape_is_refused_by_the_trial() {
+    // A21: the name is right, the parameters are not.
+    let text = r#"(component
+      (core module $m (func (export "handle")))
+      (core instance $m (instantiate $m))
+      (func $handle (canon lift (core func $m "handle")))
+      (instance $handler (export "handle" (func $handle)))
+      (export "busway:plugin/handler@0.1.0" (instance $handler)))"#;
+    let plugin = plugin(&wat::parse_str(text).unwrap(), short()).unwrap();
+    let Err(TrialError::Failed(failed)) = plugin.trial().await else { panic!("the trial passes") };
+    assert_eq!(failed.code, "contract");
+    assert!(failed.reason.contains("busway:plugin/handler@0.1.0 has another shape"), "{failed:?}");
 }
 
 #[test]
@@ -147,33 +218,14 @@ fn an_interface_of_another_version_or_shape_is_refused() {
     );
 }
 
-#[test]
-fn a_component_made_of_two_that_pass_text_to_each_other_is_compiled_or_refused_and_never_worse() {
-    // A46: the compiler of some settings panics at the adapter between them.
-    let text = r#"(component
-      (component $inner
-        (core module $m (memory (export "m") 1) (func (export "r") (param i32 i32 i32 i32) (result i32) i32.const 8)
-          (func (export "f") (param i32 i32) (result i32) (local.get 1)))
-        (core instance $i (instantiate $m))
-        (func (export "f") (param "s" string) (result u32)
-          (canon lift (core func $i "f") (memory $i "m") (realloc (func $i "r")))))
-      (component $outer
-        (import "f" (func $f (param "s" string) (result u32)))
-        (core module $mem (memory (export "m") 1))
-        (core instance $mem (instantiate $mem))
-        (core func $f (canon lower (func $f) (memory $mem "m")))
-        (core module $m (import "" "f" (func $f (param i32 i32) (result i32))) (func (export "g") (result i32) (call $f (i32.const 0) (i32.const 3))))
-        (core instance $i (instantiate $m (with "" (instance (export "f" (func $f))))))
-        (func (export "g") (result u32) (canon lift (core func $i "g"))))
-      (instance $a (instantiate $inner))
-      (instance $b (instantiate $outer (with "f" (func $a "f"))))
-      (instance $e (export "g" (func $b "g")))
-      (export "busway:plugin/handler@0.1.0" (instance $e)))"#;
-    let told = refused(&wat::parse_str(text).unwrap());
-    assert!(
-        told.contains("it does not fit the contract"),
-        "compiled, then found to export something else: {told}"
-    );
+#[tokio::test]
+async fn a_plugin_made_of_two_components_that_pass_text_to_each_other_works() {
+    // A46: with another setting of the engine the compiler panics at the adapter between them.
+    let plugin = plugin(&composed(1), short()).unwrap();
+    plugin.trial().await.unwrap();
+    let report = plugin.call(&event(b""), Attempt(1)).await;
+    let failed = failure(&report);
+    assert_eq!((failed.class, &*failed.code), (FailureClass::Reject, "!rders.created"));
 }
 
 #[test]
@@ -221,6 +273,31 @@ fn a_cache_folder_that_others_may_write_to_is_refused() {
     assert!(matches!(refused, Err(EngineError::Cache { .. })));
 }
 
+#[test]
+fn a_cache_folder_or_a_key_that_somebody_else_made_is_refused() {
+    // Who may give files away can make one that is somebody else's; for everybody else the root folder is.
+    let folder = tempfile::tempdir().unwrap();
+    let given_away = chown(folder.path(), Some(12_345), None).is_ok();
+    let theirs = if given_away { folder.path() } else { Path::new("/") };
+    let refused = Engine::new(EngineConfig { cache_dir: Some(theirs.to_owned()) });
+    assert!(matches!(refused, Err(EngineError::Cache { .. })));
+
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(folder.path().join("key"), [7; 64]).unwrap();
+    fs::set_permissions(folder.path().join("key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = Engine::new(EngineConfig { cache_dir: Some(folder.path().to_owned()) });
+    assert!(
+        matches!(&refused, Err(EngineError::Cache { why, .. }) if why.to_string().contains("key")),
+        "{refused:?}"
+    );
+    fs::remove_file(folder.path().join("key")).unwrap();
+    let elsewhere = folder.path().join("elsewhere");
+    symlink(&elsewhere, folder.path().join("key")).unwrap();
+    let refused = Engine::new(EngineConfig { cache_dir: Some(folder.path().to_owned()) });
+    assert!(refused.is_err() && !elsewhere.exists());
+}
+
 async fn works(engine: &Engine, bytes: &[u8]) {
     let loaded = engine.load(bytes).unwrap();
     let spec = PluginSpec {
@@ -231,7 +308,7 @@ async fn works(engine: &Engine, bytes: &[u8]) {
         payload_bytes_max: 1 << 20,
     };
     let plugin = Plugin::new(engine, &loaded, spec).unwrap();
-    assert!(matches!(plugin.call(&event(b"x"), Attempt(1)).await.ran, Ran::Ok(_)));
+    assert!(is_ok(&plugin.call(&event(b"x"), Attempt(1)).await));
 }
 
 fn compiled_file(cache: &Path) -> std::path::PathBuf {

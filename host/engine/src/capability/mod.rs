@@ -9,6 +9,7 @@ pub(crate) mod bus;
 mod config;
 mod context;
 mod diagnostics;
+pub(crate) mod http;
 pub(crate) mod keyvalue;
 pub(crate) mod logging;
 mod secrets;

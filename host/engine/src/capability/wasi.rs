@@ -1,28 +1,30 @@
 //! The WASI interfaces that standard libraries import: real clocks and randomness, and nothing behind the rest.
 //!
 //! No files, no sockets, no names to resolve, no arguments, no environment, nothing to read. What is written to standard
-//! output and error becomes log lines. HTTP requests are refused. Made only when a run calls one of them: a plugin that
-//! imports none of it pays nothing.
+//! output and error becomes log lines. Made only when a run calls one of them: a plugin that imports none of it pays
+//! nothing.
 
+use super::http::{self, Refusing};
 use crate::store::State;
 use busway_core::{LogLevel, limits::LOG_BYTES_MAX};
 use bytes::Bytes;
 use std::{
     mem,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use wasmtime_wasi::{
-    HostWallClock, WasiCtx, WasiCtxView, WasiView,
+    HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView,
     cli::{IsTerminal, StdoutStream},
     p2::{OutputStream, Pollable, StreamError},
 };
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Bytes of randomness that one call may ask for.
 const RANDOM_BYTES_MAX: u64 = 64 << 10;
-/// Bytes of HTTP headers that a run may hold.
-const FIELDS_BYTES_MAX: usize = 16 << 10;
+
+/// Nanoseconds of a millisecond.
+const NANOSECONDS: u64 = 1_000_000;
 
 /// What a run has of WASI.
 pub(crate) struct Wasi {
@@ -38,13 +40,12 @@ impl Wasi {
         let (stdout, stderr) = (Captured::default(), Captured::default());
         let mut builder = WasiCtx::builder();
         builder.stdout(stdout.clone()).stderr(stderr.clone());
-        builder.max_random_size(RANDOM_BYTES_MAX).wall_clock(Milliseconds);
+        builder.max_random_size(RANDOM_BYTES_MAX);
+        builder.wall_clock(Milliseconds::start()).monotonic_clock(Milliseconds::start());
         // The defaults say so already; said again because everything depends on it.
         builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
         builder.allow_blocking_current_thread(false);
-        let mut http = WasiHttpCtx::new();
-        http.set_field_size_limit(FIELDS_BYTES_MAX);
-        Self { ctx: builder.build(), http, hooks: Refusing, stdout, stderr }
+        Self { ctx: builder.build(), http: http::context(), hooks: Refusing, stdout, stderr }
     }
 }
 
@@ -80,8 +81,16 @@ impl WasiHttpView for State {
     }
 }
 
-/// A wall clock that tells milliseconds only: a finer one measures what its neighbours do.
-struct Milliseconds;
+/// Clocks that tell milliseconds only: finer ones measure what their neighbours do.
+struct Milliseconds {
+    began: Instant,
+}
+
+impl Milliseconds {
+    fn start() -> Self {
+        Self { began: Instant::now() }
+    }
+}
 
 impl HostWallClock for Milliseconds {
     fn resolution(&self) -> Duration {
@@ -94,21 +103,13 @@ impl HostWallClock for Milliseconds {
     }
 }
 
-/// Refuses every request before anything is dialled.
-struct Refusing;
+impl HostMonotonicClock for Milliseconds {
+    fn resolution(&self) -> u64 {
+        NANOSECONDS
+    }
 
-type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
-type Finish = Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>;
-type Sent = Result<(http::Response<Body>, Finish), wasmtime_wasi_http::Error>;
-
-impl WasiHttpHooks for Refusing {
-    fn send_request(
-        &mut self,
-        _request: http::Request<Body>,
-        _options: Option<wasmtime_wasi_http::RequestOptions>,
-        _finish: Finish,
-    ) -> Box<dyn Future<Output = Sent> + Send> {
-        Box::new(async { Err(wasmtime_wasi_http::Error::HttpRequestDenied) })
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64 * NANOSECONDS
     }
 }
 
