@@ -46,13 +46,13 @@ async fn calls_that_trap_wait_or_are_refused_memory_leave_nothing_behind() {
         (import "wasi:clocks/monotonic-clock@0.2.12" "subscribe-duration" (func $timer (param i64) (result i32)))
         (import "wasi:io/poll@0.2.12" "[method]pollable.block" (func $block (param i32)))"#;
     let waits = guest(imports, "", "(call $block (call $timer (i64.const 3600000000000))) (i32.const 1024)");
-    let limits = Limits { timeout: Duration::from_millis(10), ..short() };
+    let hasty = Limits { timeout: Duration::from_millis(10), ..short() };
     let table = [
-        (body("unreachable"), FailureClass::Trap),
-        (guest("", "(memory $second 64)", OK), FailureClass::Memory),
-        (waits, FailureClass::Timeout),
+        (body("unreachable"), short(), FailureClass::Trap),
+        (guest("", "(memory $second 64)", OK), short(), FailureClass::Memory),
+        (waits, hasty, FailureClass::Timeout),
     ];
-    for (core, expected) in table {
+    for (core, limits, expected) in table {
         let plugin = plugin(&component(&core), limits).unwrap();
         for _ in 0..MANY {
             assert_eq!(class(&plugin.call(&event(b""), Attempt(1)).await), expected);
