@@ -5,8 +5,14 @@
 
 use crate::config::{Config, Located, Mistake, PluginConfig, Refused, reader::FreeText};
 use busway_core::Digest;
-use busway_engine::{ConfigType, Engine, Grants, Loaded, Manifest, Plugin, PluginSpec};
-use std::{collections::BTreeMap, fs, sync::Arc};
+use busway_engine::{ConfigType, Engine, Grants, LoadError, Loaded, Manifest, Plugin, PluginSpec};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read as _},
+    path::Path,
+    sync::Arc,
+};
 
 /// Bytes of one configuration value of a plugin.
 const VALUE_BYTES_MAX: usize = 256 * 1024;
@@ -52,7 +58,7 @@ async fn load<'c>(
     let one = |place: &Located<_>, what: String| vec![plugin.mistake(place, what)];
     let path = config.resolve(&plugin.source.value);
     // Read once: the bytes that are hashed are the bytes that are compiled.
-    let bytes = fs::read(&path)
+    let bytes = read_file(&path)
         .map_err(|why| one(&plugin.source, format!("{}: can't be read: {why}", path.display())))?;
     check_digest(plugin, &bytes)?;
     let loaded = {
@@ -185,6 +191,16 @@ fn fits(kind: ConfigType, value: &str) -> Result<(), String> {
     }
 }
 
+/// The bytes of a plugin's file, and no more of a larger one than the engine needs to refuse it.
+///
+/// # Errors
+/// The file can't be read.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(LoadError::BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// An error with its causes, as one sentence.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -194,4 +210,19 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_file_that_is_too_large_no_more_is_read_than_it_takes_to_refuse_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("huge.wasm");
+        fs::File::create(&path).unwrap().set_len(1 << 30).unwrap();
+        let bytes = read_file(&path).unwrap();
+        assert_eq!(bytes.len(), LoadError::BYTES_MAX + 1);
+        assert!(matches!(busway_engine::inspect(&bytes), Err(LoadError::TooLarge)));
+    }
 }

@@ -57,8 +57,8 @@ pub enum LoadError {
     #[error("the file is empty")]
     Empty,
     /// Larger than a plugin may be.
-    #[error("{0} bytes: a plugin has at most 64 MiB")]
-    TooLarge(usize),
+    #[error("larger than a plugin may be: at most 64 MiB")]
+    TooLarge,
     /// A core module.
     #[error(
         "a core WebAssembly module, not a component: build it with `busway build`, or wrap it with `wasm-tools component new`"

@@ -75,7 +75,7 @@ fn is_component(bytes: &[u8]) -> Result<(), LoadError> {
         return Err(LoadError::Empty);
     }
     if bytes.len() > LoadError::BYTES_MAX {
-        return Err(LoadError::TooLarge(bytes.len()));
+        return Err(LoadError::TooLarge);
     }
     if bytes.starts_with(b"\0asm") {
         let header = Parser::new(0).parse_all(bytes).next();

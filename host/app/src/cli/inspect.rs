@@ -1,12 +1,15 @@
 //! `busway inspect`: what a component is, without running or compiling it.
 
 use super::{OutputFormat, print};
-use crate::{Exit, plugins::chain};
+use crate::{
+    Exit,
+    plugins::{chain, read_file},
+};
 use anyhow::Context as _;
 use busway_engine::Inspection;
 use clap::Args;
 use serde_json::json;
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 /// Shows what a component exports, imports and says of itself.
 #[derive(Debug, Args)]
@@ -22,7 +25,7 @@ pub struct InspectArgs {
 /// Shows it.
 pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
     let file = args.file.display();
-    let bytes = fs::read(&args.file).with_context(|| format!("{file} can't be read"))?;
+    let bytes = read_file(&args.file).with_context(|| format!("{file} can't be read"))?;
     let found = busway_engine::inspect(&bytes).map_err(|why| anyhow::anyhow!("{file}: {}", chain(&why)))?;
     match args.output {
         OutputFormat::Json => print::json(&json!({

@@ -1,7 +1,10 @@
 //! `busway invoke`: one event through one plugin, without a broker and without effects.
 
 use super::{OutputFormat, Usage, print, publish};
-use crate::{Exit, plugins::chain};
+use crate::{
+    Exit,
+    plugins::{chain, read_file},
+};
 use anyhow::Context as _;
 use busway_core::{
     Attempt, Event, EventId, Failure, Handler as _, Limits, LogLine, Output, Ran, Report, SubjectFilter,
@@ -72,7 +75,7 @@ pub fn run(args: &InvokeArgs) -> anyhow::Result<Exit> {
         payload_bytes_max: PAYLOAD_BYTES_MAX,
     };
     let file = args.file.display();
-    let bytes = fs::read(&args.file).with_context(|| format!("{file} can't be read"))?;
+    let bytes = read_file(&args.file).with_context(|| format!("{file} can't be read"))?;
     let engine = Engine::new(EngineConfig::default())?;
     let loaded = engine.load(&bytes).map_err(|why| anyhow::anyhow!("{file}: {}", chain(&why)))?;
     let plugin =
