@@ -189,13 +189,15 @@ async fn open(
 
 fn bindings(ready: &Ready<'_>) -> Vec<Binding> {
     let plugin = ready.config;
-    let binding = |entry: &config::Subscribe| Binding {
-        plugin: plugin.name.value.clone(),
-        name: entry.name.clone(),
-        subscription: Subscription::Stream { stream: entry.stream.clone(), filters: entry.subjects.clone() },
-        limits: plugin.limits,
-        retry: plugin.retry.clone(),
-        ack: plugin.ack,
+    let binding = |entry: &config::Subscribe| {
+        let stream = Subscription::Stream { stream: entry.stream.clone(), filters: entry.subjects.clone() };
+        Binding {
+            name: entry.name.clone(),
+            limits: plugin.limits,
+            retry: plugin.retry.clone(),
+            ack: plugin.ack,
+            ..Binding::new(plugin.name.value.clone(), stream)
+        }
     };
     plugin.subscribe.iter().map(binding).collect()
 }

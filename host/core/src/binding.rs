@@ -1,6 +1,10 @@
 //! A binding: one plugin, one subscription, one policy. Each has a consumer, a queue and permits of its own.
 
-use crate::{Limits, PluginName, RetryPolicy, SubjectFilter};
+use crate::{KeySource, Limits, PluginName, RetryPolicy, SubjectFilter};
+use std::time::Duration;
+
+/// The wait beyond which an event is parked, unless the operator says otherwise.
+pub const PARK_AFTER: Duration = Duration::from_secs(30);
 
 /// One `subscribe` entry of one plugin.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +21,82 @@ pub struct Binding {
     pub retry: RetryPolicy,
     /// How an event that is done is acknowledged.
     pub ack: AckPolicy,
+    /// Whether events wait for each other.
+    pub ordering: Ordering,
+    /// How a repeated input is recognised; none: it is not.
+    pub dedup: Option<InputDedup>,
+    /// When a plugin that fails all the time is left alone for a while.
+    pub breaker: BreakerPolicy,
+    /// A wait longer than this is spent outside of the consumer, where the broker can. Default 30 s; `Duration::MAX` turns
+    /// it off.
+    pub park_after: Duration,
+}
+
+/// Whether events of one binding wait for each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Ordering {
+    /// As many at once as there are permits, in any order.
+    #[default]
+    Unordered,
+    /// One at a time per key, in the order of the stream; keys in parallel.
+    PerKey {
+        /// What the key is.
+        key: KeySource,
+        /// What those behind a failing event do.
+        behind: Behind,
+    },
+    /// One at a time, in the order of the stream.
+    Strict {
+        /// What those behind a failing event do.
+        behind: Behind,
+    },
+}
+
+/// What the events behind a failing one do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Behind {
+    /// They wait while it is tried again, and go on when it is done or dead.
+    #[default]
+    Block,
+    /// They do not wait: the failing one becomes a dead letter after its first failed run.
+    SkipToDlq,
+}
+
+/// How a repeated input is recognised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputDedup {
+    /// Events with the same key are the same.
+    pub key: KeySource,
+    /// For how long a key is remembered. 1 s to 30 d; default 1 h.
+    pub ttl: Duration,
+}
+
+/// When a plugin that fails all the time is left alone for a while. Only failures of the plugin's surroundings and the
+/// plugin itself count (every class but `reject`, `undecodable`, `loop`, `expired`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BreakerPolicy {
+    /// It opens when at least so many runs ended within the window. Default 20; 0 turns the breaker off.
+    pub calls: u32,
+    /// … and at least this share of them failed. Default 0.5.
+    pub failures: f64,
+    /// Default 60 s.
+    pub window: Duration,
+    /// After this it lets one event through; each time that one fails too, the time doubles. Default 30 s.
+    pub open: Duration,
+    /// The longest time between two such tries. Default 10 min.
+    pub open_max: Duration,
+}
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        Self {
+            calls: 20,
+            failures: 0.5,
+            window: Duration::from_secs(60),
+            open: Duration::from_secs(30),
+            open_max: Duration::from_secs(600),
+        }
+    }
 }
 
 /// Where events come from.
@@ -33,7 +113,40 @@ pub enum Subscription {
     Core {
         /// Which subjects.
         filters: Vec<SubjectFilter>,
+        /// Hosts of one group share the events; without one every host gets each.
+        group: Option<String>,
+        /// How much waits in this host, and what happens beyond.
+        buffer: CoreBuffer,
     },
+    /// What comes back to this plugin alone: parked and redriven events.
+    Returned,
+}
+
+/// How much of a plain subscription waits in this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CoreBuffer {
+    /// Default 1,024; 1 to 65,536.
+    pub messages_max: u32,
+    /// Default 16 MiB.
+    pub bytes_max: u64,
+    /// What is shed beyond.
+    pub overflow: Overflow,
+}
+
+/// What is shed when a buffer is full. Either way it is counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The event that has waited longest.
+    #[default]
+    DropOldest,
+    /// The one that has just come.
+    DropNewest,
+}
+
+impl Default for CoreBuffer {
+    fn default() -> Self {
+        Self { messages_max: 1_024, bytes_max: 16 << 20, overflow: Overflow::default() }
+    }
 }
 
 /// How an event that is done is acknowledged. Terminations are always confirmed.
@@ -47,6 +160,22 @@ pub enum AckPolicy {
 }
 
 impl Binding {
+    /// A binding with every default.
+    pub fn new(plugin: PluginName, subscription: Subscription) -> Self {
+        Self {
+            plugin,
+            name: None,
+            subscription,
+            limits: Limits::default(),
+            retry: RetryPolicy::default(),
+            ack: AckPolicy::default(),
+            ordering: Ordering::default(),
+            dedup: None,
+            breaker: BreakerPolicy::default(),
+            park_after: PARK_AFTER,
+        }
+    }
+
     /// The durable consumer's name: `busway-<plugin>`, or `busway-<plugin>-<name>`.
     pub fn durable(&self) -> String {
         match &self.name {

@@ -5,7 +5,7 @@
 //! terminating the original) is recognised as the same one: see [`DeadLetter::is_same`].
 
 use crate::{
-    AttemptRecord, Digest, Evidence, FailedRun, Failure, FailureClass, Headers, PluginName,
+    AttemptRecord, Digest, Evidence, FailedRun, Failure, FailureClass, Headers, PluginName, Used,
     event::{EventId, base32},
     headers,
     outcome::clean,
@@ -33,7 +33,7 @@ pub const CODE: &str = "Busway-Code";
 pub const REASON: &str = "Busway-Reason";
 /// How many runs failed.
 pub const ATTEMPTS: &str = "Busway-Attempts";
-/// One line per failed run that is still described: time, class, code, wait, host, reason.
+/// One line per failed run that is still described: time, class, code, wait, host, version, duration, reason.
 pub const ATTEMPT: &str = "Busway-Attempt";
 /// The stream that held the event.
 pub const STREAM: &str = "Busway-Stream";
@@ -51,6 +51,10 @@ pub const HOST: &str = "Busway-Host";
 pub const PANIC: &str = "Busway-Panic";
 /// One line per frame of the guest's stack, innermost first.
 pub const FRAME: &str = "Busway-Frame";
+/// One line per log line of the failing attempt, oldest first; the last [`LOGS_MAX`].
+pub const LOG: &str = "Busway-Log";
+/// What the failing attempt used of its budgets.
+pub const USED: &str = "Busway-Used";
 /// The sha256 of the payload.
 pub const PAYLOAD_DIGEST: &str = "Busway-Payload-Digest";
 /// How often the event has been redriven.
@@ -63,6 +67,8 @@ pub const PAYLOAD_OBJECT: &str = "Busway-Payload-Object";
 /// How many plugins an event's ancestors went through.
 pub const HOPS: &str = "Busway-Hops";
 
+/// Log lines that a letter keeps.
+pub const LOGS_MAX: usize = 20;
 /// Stack frames that a letter keeps.
 const FRAMES_MAX: usize = 16;
 
@@ -117,8 +123,9 @@ impl DeadLetter {
         lines.push(HOST, &clean(writer.host, 256));
         lines.push(DEAD_AT, &writer.now_ms.to_string());
         lines.push(PAYLOAD_DIGEST, &payload_digest.to_string());
-        lines.push(ROUND, "0");
-        let subject = format!("{SUBJECT_PREFIX}.{}.{id}.0", writer.plugin);
+        let round = delivery.receipt.round();
+        lines.push(ROUND, &round.to_string());
+        let subject = format!("{SUBJECT_PREFIX}.{}.{id}.{round}", writer.plugin);
         Self { subject, event_id: id, headers: lines, payload, payload_digest }
     }
 
@@ -157,19 +164,37 @@ fn push_failure(lines: &mut Headers, failure: &Failure, record: &AttemptRecord) 
     for run in &record.runs {
         lines.push(ATTEMPT, &attempt_line(run));
     }
-    let Evidence { panic, backtrace } = &failure.evidence;
+    let Evidence { panic, backtrace, logs, used } = &*failure.evidence;
     if let Some(panic) = panic {
         lines.push(PANIC, &clean(panic, 1024));
     }
     for frame in backtrace.iter().take(FRAMES_MAX) {
         lines.push(FRAME, &clean(frame, 256));
     }
+    for log in logs.iter().skip(logs.len().saturating_sub(LOGS_MAX)) {
+        lines.push(LOG, &clean(&format!("{} {}: {}", log.level.as_str(), log.context, log.message), 512));
+    }
+    lines.push(USED, &used_line(used));
+}
+
+fn used_line(used: &Used) -> String {
+    let Used { wall, cpu, memory_bytes, publishes, publish_bytes, log_lines, log_lines_dropped, denied } =
+        used;
+    format!(
+        "wall={}us cpu={}us memory={memory_bytes} publishes={publishes} publish-bytes={publish_bytes} \
+         log-lines={log_lines} log-lines-dropped={log_lines_dropped} denied={denied}",
+        wall.as_micros(),
+        cpu.as_micros()
+    )
 }
 
 fn attempt_line(run: &FailedRun) -> String {
     let wait = run.wait.map_or("none".to_owned(), |wait| format!("{}ms", wait.as_millis()));
-    let FailedRun { at_ms, class, code, reason, host, .. } = run;
-    let line = format!("at={at_ms} class={class} code={code} wait={wait} host={host} reason={reason}");
+    let FailedRun { at_ms, class, code, reason, host, version, ran, .. } = run;
+    let ran_us = ran.as_micros();
+    let line = format!(
+        "at={at_ms} class={class} code={code} wait={wait} host={host} version={version} ran={ran_us}us reason={reason}"
+    );
     clean(&line, 512)
 }
 
@@ -199,7 +224,6 @@ pub fn class_of(letter: &Headers) -> Option<FailureClass> {
 mod tests {
     use super::*;
     use crate::port::{Message, Receipt};
-    use std::time::Duration;
 
     fn letter(headers: &[(&str, &str)], payload: &'static [u8]) -> DeadLetter {
         let delivery = Delivery {
@@ -218,11 +242,10 @@ mod tests {
         let mut record = AttemptRecord::default();
         record.push(FailedRun {
             at_ms: 4,
-            class: FailureClass::Trap,
             code: "unreachable".into(),
             reason: "boom".into(),
-            wait: Some(Duration::from_secs(1)),
             host: "h1".into(),
+            ..FailedRun::for_test(FailureClass::Trap)
         });
         DeadLetter::compose(&writer, &delivery, &failure, &record, "00-1-2-00")
     }

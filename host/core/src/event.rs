@@ -25,6 +25,8 @@ pub struct Event {
     pub published_at_ms: Option<u64>,
     /// How many plugins its ancestors went through.
     pub hops: u32,
+    /// Whether somebody waits for an answer: a core request.
+    pub can_reply: bool,
 }
 
 /// Where an event is stored.

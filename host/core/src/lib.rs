@@ -4,13 +4,15 @@
 //! which of these it becomes is decided here, so that it can be read and tested as tables. The other host crates carry
 //! the decisions out; they meet only through the traits in [`port`].
 //!
-//! Reading order: [`subject`], [`headers`], [`event`], [`plugin`], [`limits`], [`outcome`], [`retry`], [`verdict`],
-//! [`dead_letter`], [`binding`], [`port`].
+//! Reading order: [`subject`], [`headers`], [`event`], [`key`], [`plugin`], [`limits`], [`outcome`], [`backoff`],
+//! [`retry`], [`verdict`], [`dead_letter`], [`binding`], [`port`].
 
+pub mod backoff;
 pub mod binding;
 pub mod dead_letter;
 pub mod event;
 pub mod headers;
+pub mod key;
 pub mod limits;
 pub mod outcome;
 pub mod plugin;
@@ -21,16 +23,19 @@ pub mod trace;
 pub mod units;
 pub mod verdict;
 
+pub use backoff::Backoff;
 pub use binding::{AckPolicy, Binding};
 pub use dead_letter::DeadLetter;
 pub use event::{Event, EventId, Position};
 pub use headers::Headers;
+pub use key::KeySource;
 pub use limits::Limits;
 pub use outcome::{
-    Evidence, Failure, FailureClass, LogLevel, LogLine, Outcome, Output, Ran, Refusal, Report, Used,
+    Evidence, Failure, FailureClass, Guarantee, LogLevel, LogLine, Outcome, Output, Outputs, Ran, Refusal,
+    Reply, Report, Used,
 };
 pub use plugin::{Digest, PluginName};
 pub use port::{Delivery, Handler, Message, Publish, Receipt, Settle, Source};
-pub use retry::{Attempt, AttemptRecord, FailedRun, RetryPolicy};
+pub use retry::{Attempt, AttemptRecord, ClassPolicy, FailedRun, RetryPolicy};
 pub use subject::{OutputSubject, Subject, SubjectFilter};
 pub use verdict::Verdict;

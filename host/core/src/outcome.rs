@@ -4,8 +4,9 @@
 //! outputs turns that into an [`Outcome`], and only an outcome has a verdict: outputs that are not stored yet can't be
 //! acknowledged, because no type says so.
 
-use crate::{Headers, OutputSubject};
+use crate::{Headers, OutputSubject, event::base32};
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 
 /// What the sandbox answers for one attempt.
@@ -22,8 +23,8 @@ pub struct Report {
 /// How an attempt ended, before its outputs are released.
 #[derive(Debug, Clone)]
 pub enum Ran {
-    /// The handler returned ok; these messages wait for their release.
-    Ok(Vec<Output>),
+    /// The handler returned ok; these wait for their release.
+    Ok(Outputs),
     /// The attempt failed; whatever it published is discarded.
     Failed(Failure),
     /// The host could not run it: not the event's fault, and not the plugin's.
@@ -44,9 +45,39 @@ pub enum Outcome {
     Refused(Refusal),
 }
 
+/// What a plugin wants to say, all of it held back until the handler's ok.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outputs {
+    /// Messages, in the order in which the handler published them.
+    pub messages: Vec<Output>,
+    /// The answer to a core request.
+    pub reply: Option<Reply>,
+}
+
+/// What a published message is worth to the broker. The grant that captured its subject says which.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Guarantee {
+    /// A stream stores it before the event is acknowledged.
+    #[default]
+    Stored,
+    /// It is sent once, to whoever listens.
+    Core,
+}
+
+/// The answer to a core request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Checked headers, without the host's.
+    pub headers: Headers,
+    /// The bytes.
+    pub payload: Bytes,
+}
+
 /// A message that a plugin published and that waits for the handler's ok.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
+    /// What it is worth to the broker.
+    pub guarantee: Guarantee,
     /// Where to.
     pub subject: OutputSubject,
     /// Checked headers, without the host's.
@@ -67,7 +98,7 @@ pub struct Failure {
     /// When the guest asked to be called again.
     pub after: Option<Duration>,
     /// What the sandbox saw, if anything.
-    pub evidence: Evidence,
+    pub evidence: Box<Evidence>,
 }
 
 /// What the sandbox saw of a failure.
@@ -77,6 +108,10 @@ pub struct Evidence {
     pub panic: Option<String>,
     /// The guest's stack, innermost frame first: function, and file and line where the component has them.
     pub backtrace: Vec<String>,
+    /// The last lines that the failing attempt logged, oldest first.
+    pub logs: Vec<LogLine>,
+    /// What the failing attempt used.
+    pub used: Used,
 }
 
 /// The kinds of failure. What follows from each stands in `docs/failure-table.md`, which a test compares with
@@ -103,11 +138,17 @@ pub enum FailureClass {
     Undecodable,
     /// The event went through too many plugins: they feed each other.
     Loop,
+    /// The guest trapped after a call was denied to it: it needs a grant that it does not have.
+    Denied,
+    /// The event is older than the policy lets it become.
+    Expired,
+    /// The host died while it handled this event, more than once.
+    HostCrash,
 }
 
 impl FailureClass {
     /// Every class, in the order of the failure table.
-    pub const ALL: [FailureClass; 10] = [
+    pub const ALL: [FailureClass; 13] = [
         Self::Reject,
         Self::Retry,
         Self::Timeout,
@@ -118,6 +159,9 @@ impl FailureClass {
         Self::Unroutable,
         Self::Undecodable,
         Self::Loop,
+        Self::Denied,
+        Self::Expired,
+        Self::HostCrash,
     ];
 
     /// The stable name in headers, metrics and listings.
@@ -133,6 +177,9 @@ impl FailureClass {
             Self::Unroutable => "unroutable",
             Self::Undecodable => "undecodable",
             Self::Loop => "loop",
+            Self::Denied => "denied",
+            Self::Expired => "expired",
+            Self::HostCrash => "host-crash",
         }
     }
 
@@ -151,7 +198,12 @@ impl FailureClass {
             | Self::Memory
             | Self::Quota
             | Self::Unroutable => true,
-            Self::Reject | Self::Undecodable | Self::Loop => false,
+            Self::Reject
+            | Self::Undecodable
+            | Self::Loop
+            | Self::Denied
+            | Self::Expired
+            | Self::HostCrash => false,
         }
     }
 }
@@ -167,6 +219,8 @@ impl std::fmt::Display for FailureClass {
 pub enum Refusal {
     /// The host is shutting down or this version is being replaced.
     Draining,
+    /// An operator has paused the plugin, or its breaker is open.
+    Paused(String),
     /// The broker did not take an output, an attempt record or a dead letter.
     BrokerTrouble(String),
     /// No sandbox was free in time.
@@ -179,13 +233,14 @@ pub enum Refusal {
 
 impl Refusal {
     /// The stable names, in the order of the failure table.
-    pub const CODES: [&'static str; 5] =
-        ["draining", "broker-trouble", "no-sandbox", "lease-lost", "host-fault"];
+    pub const CODES: [&'static str; 6] =
+        ["draining", "paused", "broker-trouble", "no-sandbox", "lease-lost", "host-fault"];
 
     /// The stable name in metrics and logs.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Draining => "draining",
+            Self::Paused(_) => "paused",
             Self::BrokerTrouble(_) => "broker-trouble",
             Self::NoSandbox(_) => "no-sandbox",
             Self::LeaseLost => "lease-lost",
@@ -241,6 +296,19 @@ pub enum LogLevel {
     Error,
 }
 
+impl LogLevel {
+    /// In lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
 impl Failure {
     /// A failure without evidence. The reason is cut to 1 KiB and control characters are replaced.
     pub fn new(class: FailureClass, code: impl Into<String>, reason: impl AsRef<str>) -> Self {
@@ -249,8 +317,26 @@ impl Failure {
             code: clean(&code.into(), 64),
             reason: clean(reason.as_ref(), 1024),
             after: None,
-            evidence: Evidence::default(),
+            evidence: Box::default(),
         }
+    }
+
+    /// The same for every trap at the same place of the same plugin, whatever values were at hand; none for failures that
+    /// are not traps.
+    pub fn fingerprint(&self) -> Option<String> {
+        if self.class != FailureClass::Trap {
+            return None;
+        }
+        let mut hash = Sha256::new();
+        hash.update(&self.code);
+        for frame in &self.evidence.backtrace {
+            hash.update([0]);
+            hash.update(frame);
+        }
+        if self.evidence.backtrace.is_empty() {
+            hash.update(&self.reason);
+        }
+        Some(base32(hash.finalize().get(..10).unwrap_or_default()))
     }
 }
 

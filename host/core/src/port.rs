@@ -64,8 +64,22 @@ pub struct Receipt {
     pub delivered: u64,
     /// When the broker stored the event, in milliseconds since the Unix epoch.
     pub published_at_ms: Option<u64>,
+    /// The sequence of the message that was given, in the stream that it was given from: custody is kept by it. The same
+    /// as the position's, except for what came back; none for plain subjects.
+    pub held_as: Option<u64>,
+    /// Set when the event was parked or redriven and came back to this plugin alone.
+    pub returned: Option<Returned>,
+    /// Who waits for an answer. Never shown to a guest.
+    pub reply_to: Option<String>,
     /// The transport's own handle; opaque to everybody else.
     pub token: String,
+}
+
+/// How an event came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Returned {
+    /// How often it was redriven from the dead letters; 0 when it was only parked. Failed runs are counted per round.
+    pub round: u32,
 }
 
 /// Where deliveries come from: one per binding.
@@ -98,14 +112,53 @@ pub trait Settle: Send + Sync {
     ) -> BoxFuture<'a, Result<(), SettleError>>;
     /// Still being worked on: restarts the broker's patience. Confirmed.
     fn progress<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>>;
-    /// The failed runs of an event. Empty where there are none.
-    fn attempts<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<AttemptRecord, SettleError>>;
-    /// Replaces the record of an event's failed runs; confirmed.
+    /// Done, and confirmed whatever the binding's policy.
+    fn ack_confirmed<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>>;
+    /// The failed runs of an event in its round. Empty where there are none.
+    fn attempts<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<AttemptRecord, SettleError>>;
+    /// Replaces the record of an event's failed runs in its round; confirmed.
     fn record_attempts<'a>(
         &'a self,
-        event: &'a EventId,
+        receipt: &'a Receipt,
         record: &'a AttemptRecord,
     ) -> BoxFuture<'a, Result<(), SettleError>>;
+    /// Stores a copy that comes back to this plugin alone after a wait; confirmed. The given message itself is still to be
+    /// acknowledged. Repeating it for the same event and number of failed runs stores nothing twice.
+    fn park<'a>(
+        &'a self,
+        delivery: &'a Delivery,
+        failed_runs: u32,
+        after: Duration,
+    ) -> BoxFuture<'a, Result<(), ParkError>>;
+    /// Claims an input's key for an event. A claim lapses after `ttl`.
+    fn claim_key<'a>(
+        &'a self,
+        key: &'a str,
+        ttl: Duration,
+        event: &'a EventId,
+    ) -> BoxFuture<'a, Result<KeyClaim, SettleError>>;
+    /// Gives up a claim of this event, so that a repeated input is handled.
+    fn release_key<'a>(&'a self, key: &'a str, event: &'a EventId) -> BoxFuture<'a, Result<(), SettleError>>;
+}
+
+/// Whose an input's key is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyClaim {
+    /// This event's, now or since an earlier run.
+    Own,
+    /// Another event's.
+    Taken(EventId),
+}
+
+/// Why an event was not parked. It is put back instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParkError {
+    /// The broker has no message schedules.
+    #[error("the broker has no message schedules")]
+    NotOffered,
+    /// It was not stored.
+    #[error(transparent)]
+    NotStored(#[from] PublishError),
 }
 
 /// Why a delivery could not be settled. Always: the broker will give it again.
@@ -126,6 +179,11 @@ pub enum SettleError {
 pub trait Publish: Send + Sync {
     /// Stores one message; returns when the broker has confirmed it. Repeating it with the same id is safe.
     fn publish<'a>(&'a self, message: &'a Outgoing) -> BoxFuture<'a, Result<Stored, PublishError>>;
+    /// Stores the messages of one event in their order; returns when the broker has confirmed all of them. Where the
+    /// broker can, none is stored unless all are. Repeating it with the same ids is safe.
+    fn publish_all<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, Result<Released, NotReleased>>;
+    /// Sends a message once, to whoever listens; nobody confirms it. Its id is not sent.
+    fn send<'a>(&'a self, message: &'a Outgoing) -> BoxFuture<'a, Result<(), PublishError>>;
     /// Stores a dead letter; returns when the broker has confirmed it, or when the very same letter was there already.
     fn dead_letter<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Result<Stored, PublishError>>;
 }
@@ -141,6 +199,26 @@ pub struct Outgoing {
     pub payload: Bytes,
     /// What the broker recognises a repetition by.
     pub message_id: String,
+}
+
+/// What became of the messages of one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Released {
+    /// Where each was stored, in their order.
+    pub stored: Vec<Stored>,
+    /// Whether they were stored as one atomic batch.
+    pub atomic: bool,
+}
+
+/// One of an event's messages was not stored; others may have been.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an output on {subject} was not stored: {why}")]
+pub struct NotReleased {
+    /// Where it was to go.
+    pub subject: String,
+    /// Why it was not stored.
+    #[source]
+    pub why: PublishError,
 }
 
 /// Where a message was stored.
@@ -200,12 +278,20 @@ impl Content {
 }
 
 impl Receipt {
+    /// How often the event was redriven.
+    pub fn round(&self) -> u32 {
+        self.returned.map_or(0, |returned| returned.round)
+    }
+
     /// A receipt for tests: the first delivery of a sequence in a stream.
     pub fn for_test(stream: &str, sequence: u64) -> Self {
         let position = Position { stream: stream.into(), stream_created_ns: 0, sequence };
         Self {
             event_id: EventId::of(&position),
             position: Some(position),
+            held_as: Some(sequence),
+            returned: None,
+            reply_to: None,
             delivered: 1,
             published_at_ms: Some(0),
             token: String::new(),

@@ -3,8 +3,8 @@
 //! An attempt is a *recorded failed run* plus one. Deliveries are not counted: put-backs, host restarts and a
 //! neighbour's crash redeliver events that never failed.
 
-use crate::{EventId, FailureClass};
-use std::time::Duration;
+use crate::{Backoff, EventId, Failure, FailureClass};
+use std::{collections::BTreeMap, time::Duration};
 
 /// 1 for the first run of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,8 +32,34 @@ pub struct FailedRun {
     pub reason: String,
     /// How long the event was put back for; none when it became a dead letter.
     pub wait: Option<Duration>,
+    /// Whether the wait is spent outside of the consumer: the event is parked, and the original acknowledged.
+    pub parked: bool,
     /// Which host ran it.
     pub host: String,
+    /// Which version of the plugin ran it: the beginning of its digest.
+    pub version: String,
+    /// How long it ran.
+    pub ran: Duration,
+    /// The same for every trap at the same place; none for failures that are not traps.
+    pub fingerprint: Option<String>,
+}
+
+impl FailedRun {
+    /// A failed run for tests, put back for a second.
+    pub fn for_test(class: FailureClass) -> Self {
+        Self {
+            at_ms: 0,
+            class,
+            code: String::new(),
+            reason: String::new(),
+            wait: Some(Duration::from_secs(1)),
+            parked: false,
+            host: String::new(),
+            version: String::new(),
+            ran: Duration::ZERO,
+            fingerprint: None,
+        }
+    }
 }
 
 impl AttemptRecord {
@@ -59,6 +85,17 @@ impl AttemptRecord {
         self.runs.push(run);
     }
 
+    /// How many of the described runs failed in this class.
+    pub fn failed_in(&self, class: FailureClass) -> u32 {
+        self.runs.iter().filter(|run| run.class == class).count() as u32
+    }
+
+    /// How many runs in a row, up to now, trapped at this place.
+    pub fn trapped_at(&self, fingerprint: &str) -> u32 {
+        let same = |run: &&FailedRun| run.fingerprint.as_deref() == Some(fingerprint);
+        self.runs.iter().rev().take_while(same).count() as u32
+    }
+
     /// The failed run after which the event was to become a dead letter. Found on arrival, it means that the host was
     /// stopped between recording the run and settling the event: the dead letter is written without another run.
     pub fn final_run(&self) -> Option<&FailedRun> {
@@ -71,12 +108,32 @@ impl AttemptRecord {
 pub struct RetryPolicy {
     /// Attempts in all, the first included. Default 6, 1 to 100.
     pub attempts: u32,
-    /// The wait after the first failed run, after the second, and so on; the last one repeats. Default 1 s, 5 s, 30 s,
-    /// 2 min, 10 min.
-    pub backoff: Vec<Duration>,
+    /// The waits. Default 1 s, 5 s, 30 s, 2 min, 10 min, the last one repeated.
+    pub backoff: Backoff,
     /// Each wait is lengthened or shortened by up to this share, so that events that failed together do not return
     /// together. Default 0.2, 0 to 1.
     pub jitter: f64,
+    /// The least that a guest's own wish of a wait is raised to. Default [`WAIT_MIN`].
+    pub wish_min: Duration,
+    /// The most that a guest's own wish of a wait is lowered to. Default 1 h.
+    pub wish_max: Duration,
+    /// An event older than this is not run any more; its class is `expired`. Default none.
+    pub age_max: Option<Duration>,
+    /// So many runs in a row that trapped at the same place make a dead letter, whatever attempts are left. Default 3;
+    /// 0 turns it off.
+    pub same_trap_max: u32,
+    /// What is different for failures of a class.
+    pub classes: BTreeMap<FailureClass, ClassPolicy>,
+}
+
+/// What is different for failures of one class.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassPolicy {
+    /// How many runs may fail in this class before the event becomes a dead letter; the policy's own `attempts` bounds
+    /// all classes together. None: only that.
+    pub attempts: Option<u32>,
+    /// The waits after failures of this class; none: the policy's own. They are counted by the failures of this class.
+    pub backoff: Option<Backoff>,
 }
 
 /// The longest wait, by policy or by the guest's wish.
@@ -86,24 +143,54 @@ pub const WAIT_MIN: Duration = Duration::from_millis(10);
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        let seconds = [1, 5, 30, 120, 600];
-        Self { attempts: 6, backoff: seconds.map(Duration::from_secs).to_vec(), jitter: 0.2 }
+        let waits = [1, 5, 30, 120, 600].map(Duration::from_secs).to_vec();
+        Self {
+            attempts: 6,
+            backoff: Backoff::List(waits),
+            jitter: 0.2,
+            wish_min: WAIT_MIN,
+            wish_max: Duration::from_secs(60 * 60),
+            age_max: None,
+            same_trap_max: 3,
+            classes: BTreeMap::new(),
+        }
     }
 }
 
 impl RetryPolicy {
-    /// How long to wait after a failed attempt. The guest's wish replaces the policy's wait, without jitter; both are
-    /// held between [`WAIT_MIN`] and [`WAIT_MAX`].
-    pub fn wait(&self, attempt: Attempt, wish: Option<Duration>, id: &EventId) -> Duration {
-        let wait = match wish {
-            Some(wish) => wish,
+    /// How long to wait after this failed attempt. The guest's wish replaces the policy's wait, without jitter, within
+    /// the operator's bounds; both are held between [`WAIT_MIN`] and [`WAIT_MAX`].
+    pub fn wait(&self, failure: &Failure, history: &AttemptRecord, id: &EventId) -> Duration {
+        let wait = match failure.after {
+            Some(wish) => wish.min(self.wish_max).max(self.wish_min),
             None => {
-                let index = (attempt.0.max(1) - 1) as usize;
-                let base = self.backoff.get(index).or(self.backoff.last()).copied().unwrap_or(WAIT_MIN);
-                base.mul_f64(1.0 + self.jitter.clamp(0.0, 1.0) * spread(id, attempt))
+                let own = self.classes.get(&failure.class).and_then(|class| class.backoff.as_ref());
+                let base = match own {
+                    Some(own) => own.after(history.failed_in(failure.class).saturating_add(1)),
+                    None => self.backoff.after(history.next().0),
+                };
+                base.min(WAIT_MAX).mul_f64(1.0 + self.jitter.clamp(0.0, 1.0) * spread(id, history.next()))
             }
         };
         wait.clamp(WAIT_MIN, WAIT_MAX)
+    }
+
+    /// Whether this failed attempt was the event's last one.
+    pub(crate) fn is_spent(&self, failure: &Failure, history: &AttemptRecord) -> bool {
+        if !failure.class.is_retryable() || history.next().0 >= self.attempts {
+            return true;
+        }
+        let own = self.classes.get(&failure.class);
+        let backoff = own.and_then(|own| own.backoff.as_ref()).unwrap_or(&self.backoff);
+        if *backoff == Backoff::None {
+            return true;
+        }
+        let in_class = history.failed_in(failure.class).saturating_add(1);
+        if own.and_then(|own| own.attempts).is_some_and(|attempts| in_class >= attempts) {
+            return true;
+        }
+        let trapped = failure.fingerprint().map_or(0, |place| history.trapped_at(&place).saturating_add(1));
+        self.same_trap_max > 0 && trapped >= self.same_trap_max
     }
 }
 
@@ -121,51 +208,89 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn run(wait: Option<Duration>) -> FailedRun {
-        FailedRun {
-            at_ms: 0,
-            class: FailureClass::Trap,
-            code: String::new(),
-            reason: String::new(),
-            wait,
-            host: String::new(),
-        }
+    fn run(class: FailureClass, wait: Option<Duration>) -> FailedRun {
+        FailedRun { wait, ..FailedRun::for_test(class) }
+    }
+
+    fn record(failed: u32, class: FailureClass) -> AttemptRecord {
+        let mut record = AttemptRecord::default();
+        (0..failed).for_each(|_| record.push(run(class, Some(Duration::from_secs(1)))));
+        record
+    }
+
+    fn failure(class: FailureClass) -> Failure {
+        Failure::new(class, "", "")
+    }
+
+    fn id() -> EventId {
+        EventId::random([0; 32])
     }
 
     #[test]
     fn the_waits_follow_the_list_and_the_last_repeats() {
         let policy = RetryPolicy { jitter: 0.0, ..RetryPolicy::default() };
-        let id = EventId::random([0; 32]);
-        let waits: Vec<_> = (1..=7).map(|n| policy.wait(Attempt(n), None, &id).as_secs()).collect();
+        let wait =
+            |failed| policy.wait(&failure(FailureClass::Retry), &record(failed, FailureClass::Retry), &id());
+        let waits: Vec<_> = (0..7).map(|failed| wait(failed).as_secs()).collect();
         assert_eq!(waits, [1, 5, 30, 120, 600, 600, 600]);
     }
 
     #[test]
     fn a_wait_is_never_zero_and_never_longer_than_a_day() {
-        let policy = RetryPolicy { backoff: vec![], ..RetryPolicy::default() };
-        let id = EventId::random([0; 32]);
-        assert_eq!(policy.wait(Attempt(1), None, &id), WAIT_MIN);
-        assert_eq!(policy.wait(Attempt(1), Some(Duration::ZERO), &id), WAIT_MIN);
-        assert_eq!(policy.wait(Attempt(1), Some(Duration::MAX), &id), WAIT_MAX);
+        let day = Duration::from_secs(24 * 60 * 60);
+        let policy =
+            RetryPolicy { backoff: Backoff::List(vec![]), wish_max: WAIT_MAX, ..RetryPolicy::default() };
+        let wait = |after| {
+            policy.wait(&Failure { after, ..failure(FailureClass::Retry) }, &AttemptRecord::default(), &id())
+        };
+        assert_eq!(wait(None).as_millis(), WAIT_MIN.as_millis());
+        assert_eq!((wait(Some(Duration::ZERO)), wait(Some(Duration::MAX))), (WAIT_MIN, day));
+    }
+
+    #[test]
+    fn a_guests_wish_stays_within_the_operators_bounds() {
+        let policy = RetryPolicy {
+            wish_min: Duration::from_secs(2),
+            wish_max: Duration::from_secs(9),
+            ..RetryPolicy::default()
+        };
+        let wait = |seconds| {
+            let failure =
+                Failure { after: Some(Duration::from_secs(seconds)), ..failure(FailureClass::Retry) };
+            policy.wait(&failure, &AttemptRecord::default(), &id()).as_secs()
+        };
+        assert_eq!([0, 2, 5, 9, 3600].map(wait), [2, 2, 5, 9, 9]);
+    }
+
+    #[test]
+    fn a_class_has_its_own_waits_counted_by_its_own_failures() {
+        let own = ClassPolicy { attempts: None, backoff: Some(Backoff::Fixed(Duration::from_secs(90))) };
+        let policy = RetryPolicy {
+            jitter: 0.0,
+            classes: [(FailureClass::Timeout, own)].into(),
+            ..RetryPolicy::default()
+        };
+        let past = record(2, FailureClass::Trap);
+        assert_eq!(policy.wait(&failure(FailureClass::Timeout), &past, &id()).as_secs(), 90);
+        assert_eq!(policy.wait(&failure(FailureClass::Trap), &past, &id()).as_secs(), 30);
     }
 
     #[test]
     fn a_record_forgets_the_description_and_never_the_count() {
-        let mut record = AttemptRecord::default();
-        for _ in 0..20 {
-            record.push(run(Some(Duration::from_secs(1))));
-        }
+        let mut record = record(20, FailureClass::Trap);
         assert_eq!((record.runs.len(), record.failed_runs(), record.next()), (16, 20, Attempt(21)));
         assert_eq!(record.final_run(), None);
-        record.push(run(None));
+        record.push(run(FailureClass::Trap, None));
         assert!(record.final_run().is_some());
     }
 
     proptest! {
         #[test]
-        fn jitter_stays_inside_its_share(seed in any::<[u8; 32]>(), attempt in 1u32..10, jitter in 0.0f64..1.0) {
-            let policy = RetryPolicy { attempts: 10, backoff: vec![Duration::from_secs(10)], jitter };
-            let wait = policy.wait(Attempt(attempt), None, &EventId::random(seed)).as_secs_f64();
+        fn jitter_stays_inside_its_share(seed in any::<[u8; 32]>(), failed in 0u32..10, jitter in 0.0f64..1.0) {
+            let backoff = Backoff::Fixed(Duration::from_secs(10));
+            let policy = RetryPolicy { attempts: 20, backoff, jitter, ..RetryPolicy::default() };
+            let past = record(failed, FailureClass::Retry);
+            let wait = policy.wait(&failure(FailureClass::Retry), &past, &EventId::random(seed)).as_secs_f64();
             prop_assert!(wait >= 10.0 * (1.0 - jitter) - 0.011 && wait <= 10.0 * (1.0 + jitter) + 0.001, "{wait}");
         }
     }

@@ -1,6 +1,6 @@
 //! The table: what follows from an outcome. The only place that knows about retrying.
 
-use crate::{Attempt, EventId, FailureClass, Outcome, Refusal, RetryPolicy};
+use crate::{AttemptRecord, FailureClass, Outcome, Receipt, Refusal, RetryPolicy};
 use std::time::Duration;
 
 /// What is to be done with a delivery.
@@ -28,16 +28,17 @@ pub enum Verdict {
 pub const DEAD_LETTER_REFUSED_WAIT: Duration = Duration::from_secs(60);
 
 impl RetryPolicy {
-    /// The verdict on an outcome. `delivered` is how often the broker has given this event, for put-backs only: they
-    /// grow with it (1, 2, 4 … 30 s) so that a broker in trouble is not asked in a tight loop.
-    pub fn verdict(&self, outcome: &Outcome, attempt: Attempt, id: &EventId, delivered: u64) -> Verdict {
+    /// The verdict on an outcome, given the failed runs before it. Put-backs grow with the number of deliveries (1, 2,
+    /// 4 … 30 s), so that a broker in trouble is not asked in a tight loop.
+    pub fn verdict(&self, outcome: &Outcome, history: &AttemptRecord, receipt: &Receipt) -> Verdict {
         match outcome {
             Outcome::Done { .. } => Verdict::Ack,
             Outcome::Refused(Refusal::LeaseLost) => Verdict::Leave,
-            Outcome::Refused(_) => Verdict::PutBack { after: put_back_wait(delivered) },
-            Outcome::Failed(failure) if !failure.class.is_retryable() => Verdict::DeadLetter(failure.class),
-            Outcome::Failed(failure) if attempt.0 >= self.attempts => Verdict::DeadLetter(failure.class),
-            Outcome::Failed(failure) => Verdict::Retry { after: self.wait(attempt, failure.after, id) },
+            Outcome::Refused(_) => Verdict::PutBack { after: put_back_wait(receipt.delivered) },
+            Outcome::Failed(failure) if self.is_spent(failure, history) => Verdict::DeadLetter(failure.class),
+            Outcome::Failed(failure) => {
+                Verdict::Retry { after: self.wait(failure, history, &receipt.event_id) }
+            }
         }
     }
 }
@@ -50,11 +51,21 @@ fn put_back_wait(delivered: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Failure;
+    use crate::{Backoff, ClassPolicy, FailedRun, Failure};
 
-    fn verdict(outcome: &Outcome, attempt: u32) -> Verdict {
-        let policy = RetryPolicy { attempts: 3, backoff: vec![Duration::from_secs(7)], jitter: 0.0 };
-        policy.verdict(outcome, Attempt(attempt), &EventId::random([7; 32]), 1)
+    const WAIT: Verdict = Verdict::Retry { after: Duration::from_secs(7) };
+
+    fn policy() -> RetryPolicy {
+        let backoff = Backoff::Fixed(Duration::from_secs(7));
+        RetryPolicy { attempts: 3, backoff, jitter: 0.0, ..RetryPolicy::default() }
+    }
+
+    fn after(runs: &[FailedRun]) -> AttemptRecord {
+        AttemptRecord { runs: runs.to_vec(), forgotten: 0 }
+    }
+
+    fn verdict(policy: &RetryPolicy, outcome: &Outcome, runs: &[FailedRun]) -> Verdict {
+        policy.verdict(outcome, &after(runs), &Receipt::for_test("S", 1))
     }
 
     fn failed(class: FailureClass) -> Outcome {
@@ -64,46 +75,72 @@ mod tests {
     #[test]
     fn a_retryable_failure_waits_until_its_attempts_are_spent() {
         for class in FailureClass::ALL.into_iter().filter(|class| class.is_retryable()) {
-            let wait = Verdict::Retry { after: Duration::from_secs(7) };
-            assert_eq!([1, 2].map(|n| verdict(&failed(class), n)), [wait, wait], "{class}");
-            assert_eq!(
-                [3, 4].map(|n| verdict(&failed(class), n)),
-                [Verdict::DeadLetter(class); 2],
-                "{class}"
-            );
+            let runs = vec![FailedRun::for_test(FailureClass::Retry); 3];
+            let verdicts = [0, 1, 2, 3].map(|n| verdict(&policy(), &failed(class), &runs[..n]));
+            let dead = Verdict::DeadLetter(class);
+            assert_eq!(verdicts, [WAIT, WAIT, dead, dead], "{class}");
         }
     }
 
     #[test]
     fn a_failure_that_no_retry_can_help_is_dead_at_once() {
         for class in FailureClass::ALL.into_iter().filter(|class| !class.is_retryable()) {
-            assert_eq!(verdict(&failed(class), 1), Verdict::DeadLetter(class));
+            assert_eq!(verdict(&policy(), &failed(class), &[]), Verdict::DeadLetter(class));
         }
     }
 
     #[test]
+    fn a_class_with_attempts_of_its_own_ends_sooner_and_only_for_its_own_failures() {
+        let own = ClassPolicy { attempts: Some(2), backoff: None };
+        let policy = RetryPolicy { attempts: 9, classes: [(FailureClass::Timeout, own)].into(), ..policy() };
+        let timeout = failed(FailureClass::Timeout);
+        let runs = [FailureClass::Trap, FailureClass::Trap, FailureClass::Timeout].map(FailedRun::for_test);
+        assert_eq!(verdict(&policy, &timeout, &runs[..2]), WAIT);
+        assert_eq!(verdict(&policy, &timeout, &runs), Verdict::DeadLetter(FailureClass::Timeout));
+        assert_eq!(verdict(&policy, &failed(FailureClass::Trap), &runs), WAIT);
+    }
+
+    #[test]
+    fn a_class_without_waits_is_dead_at_once() {
+        let own = ClassPolicy { attempts: None, backoff: Some(Backoff::None) };
+        let policy = RetryPolicy { classes: [(FailureClass::Memory, own)].into(), ..policy() };
+        let dead = Verdict::DeadLetter(FailureClass::Memory);
+        assert_eq!(verdict(&policy, &failed(FailureClass::Memory), &[]), dead);
+    }
+
+    #[test]
+    fn the_same_trap_three_times_in_a_row_is_dead_and_another_trap_between_begins_anew() {
+        let policy = RetryPolicy { attempts: 100, ..policy() };
+        let trap = |code: &str| Failure::new(FailureClass::Trap, code, "");
+        let run = |code: &str| FailedRun {
+            fingerprint: trap(code).fingerprint(),
+            ..FailedRun::for_test(FailureClass::Trap)
+        };
+        let here = Outcome::Failed(trap("here"));
+        assert_eq!(verdict(&policy, &here, &[run("here")]), WAIT);
+        assert_eq!(verdict(&policy, &here, &[run("here"), run("here"), run("there")]), WAIT);
+        let dead = Verdict::DeadLetter(FailureClass::Trap);
+        assert_eq!(verdict(&policy, &here, &[run("here"), run("here")]), dead);
+        let off = RetryPolicy { same_trap_max: 0, ..policy };
+        assert_eq!(verdict(&off, &here, &[run("here"), run("here")]), WAIT);
+    }
+
+    #[test]
     fn a_refusal_never_leads_to_a_dead_letter() {
-        for attempt in 1..100 {
-            let verdict = verdict(&Outcome::Refused(Refusal::Draining), attempt);
+        let runs = vec![FailedRun::for_test(FailureClass::Trap); 100];
+        for failed in 0..100 {
+            let verdict = verdict(&policy(), &Outcome::Refused(Refusal::Draining), &runs[..failed]);
             assert!(matches!(verdict, Verdict::PutBack { .. }));
         }
     }
 
     #[test]
     fn an_event_that_another_host_may_have_is_left_alone() {
-        assert_eq!(verdict(&Outcome::Refused(Refusal::LeaseLost), 1), Verdict::Leave);
+        assert_eq!(verdict(&policy(), &Outcome::Refused(Refusal::LeaseLost), &[]), Verdict::Leave);
     }
 
     #[test]
     fn put_backs_grow_to_half_a_minute() {
         assert_eq!([0, 1, 2, 3, 5, 6, 600].map(|n| put_back_wait(n).as_secs()), [1, 1, 2, 4, 16, 30, 30]);
-    }
-
-    #[test]
-    fn the_guests_wish_replaces_the_policys_wait() {
-        let mut failure = Failure::new(FailureClass::Retry, "", "");
-        failure.after = Some(Duration::from_millis(1500));
-        let outcome = Outcome::Failed(failure);
-        assert_eq!(verdict(&outcome, 1), Verdict::Retry { after: Duration::from_millis(1500) });
     }
 }

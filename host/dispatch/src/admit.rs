@@ -1,12 +1,29 @@
-//! Step 3: may this event run here and now? What is refused here is put back and does not count as an attempt.
+//! Step 3: may this event run here and now? What is refused here is put back and does not count as an attempt; only an
+//! event that is too old ends here.
 
-use crate::lane::Lane;
-use busway_core::{Event, Receipt, Refusal};
-use std::ops::Deref;
+use crate::{lane::Lane, settle::now_ms};
+use busway_core::{Event, Failure, FailureClass, Receipt, Refusal};
+use std::{ops::Deref, time::Duration};
 
 /// An event that may run. Only [`check`] makes one.
 #[derive(Debug)]
 pub(crate) struct Admitted(Event);
+
+/// An event that is older than the policy lets it become is not run. The age is the broker's clock against this host's.
+///
+/// # Errors
+/// Class `expired`.
+pub(crate) fn in_time(lane: &Lane, receipt: &Receipt) -> Result<(), Failure> {
+    let (Some(age_max), Some(published_at_ms)) = (lane.binding.retry.age_max, receipt.published_at_ms) else {
+        return Ok(());
+    };
+    let age = Duration::from_millis(now_ms().saturating_sub(published_at_ms));
+    if age <= age_max {
+        return Ok(());
+    }
+    let reason = format!("{} s old, more than the {} s that it may become", age.as_secs(), age_max.as_secs());
+    Err(Failure::new(FailureClass::Expired, "age", reason))
+}
 
 /// # Errors
 /// [`Refusal::Draining`] when the host is shutting down, [`Refusal::LeaseLost`] when the event has waited here for so long

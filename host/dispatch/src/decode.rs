@@ -39,6 +39,7 @@ pub(crate) fn event(delivery: &Delivery) -> Result<Event, Failure> {
         position: delivery.receipt.position.clone(),
         published_at_ms: delivery.receipt.published_at_ms,
         hops,
+        can_reply: delivery.receipt.reply_to.is_some(),
     })
 }
 

@@ -81,6 +81,12 @@ impl Lane {
         &self.binding
     }
 
+    /// Which version of the plugin runs: the first twelve hexadecimal digits of its digest.
+    pub(crate) fn version(&self) -> String {
+        let digest = self.digest.to_string();
+        digest.trim_start_matches("sha256:").chars().take(12).collect()
+    }
+
     /// Deliveries that this host holds for the binding and has not settled yet.
     pub fn unsettled(&self) -> usize {
         self.leases.held()

@@ -166,7 +166,7 @@ impl Leases {
 }
 
 fn sequence(receipt: &Receipt) -> Option<u64> {
-    receipt.position.as_ref().map(|position| position.sequence)
+    receipt.held_as
 }
 
 #[cfg(test)]

@@ -7,12 +7,11 @@
 
 use crate::{admit::Admitted, decode::HOPS_MAX, lane::Lane};
 use busway_core::{
-    Attempt, Failure, FailureClass, Outcome, Output, Ran, Receipt, Refusal,
+    Attempt, Failure, FailureClass, Guarantee, Outcome, Output, Ran, Receipt, Refusal,
     dead_letter::{EVENT_ID, HOPS},
-    port::{Outgoing, PublishError},
+    port::{NotReleased, Outgoing, PublishError},
     trace,
 };
-use futures_util::future::join_all;
 
 /// Turns what the sandbox answered into an outcome.
 pub(crate) async fn outputs(
@@ -30,23 +29,18 @@ pub(crate) async fn outputs(
     if !lane.leases.is_valid(receipt) {
         return Outcome::Refused(Refusal::LeaseLost);
     }
-    if outputs.is_empty() {
-        return Outcome::Done { outputs: 0 };
-    }
     let trace = trace::traceparent(&event.headers, &event.id, lane.binding.plugin.as_str(), attempt.0);
-    let messages: Vec<_> = outputs
-        .iter()
-        .enumerate()
-        .map(|(index, output)| outgoing(lane, event, index, output, &trace))
-        .collect();
-    // Sent in order on one connection, awaited together.
-    let answers = join_all(messages.iter().map(|message| lane.publish.publish(message))).await;
-    let refused =
-        answers.into_iter().zip(&messages).find_map(|(answer, message)| Some((answer.err()?, message)));
-    match refused {
-        None => Outcome::Done { outputs: messages.len() },
-        Some((why, message)) => not_released(why, &message.subject),
+    let messages = outputs.messages.iter().enumerate();
+    let (stored, core): (Vec<_>, Vec<_>) = messages
+        .map(|(index, output)| (output.guarantee, outgoing(lane, event, index, output, &trace)))
+        .partition(|(guarantee, _)| *guarantee == Guarantee::Stored);
+    let stored: Vec<_> = stored.into_iter().map(|(_, message)| message).collect();
+    if !stored.is_empty()
+        && let Err(NotReleased { why, subject }) = lane.publish.publish_all(&stored).await
+    {
+        return not_released(why, &subject);
     }
+    Outcome::Done { outputs: stored.len() + core.len() }
 }
 
 fn outgoing(lane: &Lane, event: &Admitted, index: usize, output: &Output, trace: &str) -> Outgoing {

@@ -76,7 +76,7 @@ async fn retry(
     after: Duration,
 ) -> Settled {
     history.push(failed_run(lane, failure, Some(after)));
-    match lane.settle.record_attempts(&receipt.event_id, &history).await {
+    match lane.settle.record_attempts(receipt, &history).await {
         Ok(()) => put_back(lane, receipt, after).await,
         Err(why) => {
             record::not_recorded(lane, receipt, &why);
@@ -94,7 +94,7 @@ async fn dead_letter(
     let receipt = &delivery.receipt;
     if history.final_run().is_none() {
         history.push(failed_run(lane, failure, None));
-        if let Err(why) = lane.settle.record_attempts(&receipt.event_id, &history).await {
+        if let Err(why) = lane.settle.record_attempts(receipt, &history).await {
             record::not_recorded(lane, receipt, &why);
             return put_back(lane, receipt, NOT_RECORDED_WAIT).await;
         }
@@ -129,7 +129,11 @@ fn failed_run(lane: &Lane, failure: &Failure, wait: Option<Duration>) -> FailedR
         code: failure.code.clone(),
         reason: clean(&failure.reason, 256),
         wait,
+        parked: false,
         host: lane.host.name.clone(),
+        version: lane.version(),
+        ran: failure.evidence.used.wall,
+        fingerprint: failure.fingerprint(),
     }
 }
 
@@ -152,6 +156,7 @@ fn left(lane: &Lane, receipt: &Receipt, why: &SettleError) -> Settled {
     Settled::LeftToBroker
 }
 
-fn now_ms() -> u64 {
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

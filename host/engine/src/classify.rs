@@ -7,7 +7,7 @@ use crate::{
     bindings::busway::plugin::types::Failure as GuestFailure, capability::bus::QuotaSpent, cpu::CpuSpent,
     instance::Misfit, store::State,
 };
-use busway_core::{Evidence, Failure, FailureClass, Output, Ran, Refusal, outcome::clean};
+use busway_core::{Failure, FailureClass, Outputs, Ran, Refusal, outcome::clean};
 use rustc_demangle::demangle;
 use std::time::Duration;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
@@ -17,7 +17,7 @@ use wasmtime_wasi::I32Exit;
 const FRAMES_MAX: usize = 16;
 
 /// What the handler returned, as an end of the run.
-pub(crate) fn returned(answer: Result<(), GuestFailure>, outputs: Vec<Output>) -> Ran {
+pub(crate) fn returned(answer: Result<(), GuestFailure>, outputs: Outputs) -> Ran {
     match answer {
         Ok(()) => Ran::Ok(outputs),
         Err(GuestFailure::Retry(later)) => {
@@ -44,7 +44,8 @@ pub(crate) fn failed(error: &wasmtime::Error, state: &State) -> Ran {
     }
     let (class, code, reason) = meaning(error, state);
     let mut failure = Failure::new(class, code, reason);
-    failure.evidence = Evidence { panic: state.panic.clone(), backtrace: backtrace(error) };
+    failure.evidence.panic.clone_from(&state.panic);
+    failure.evidence.backtrace = backtrace(error);
     Ran::Failed(failure)
 }
 
@@ -61,6 +62,13 @@ fn meaning(error: &wasmtime::Error, state: &State) -> (FailureClass, &'static st
     if state.limiter.was_refused() {
         let reason = format!("trapped after it was refused memory beyond {}", state.shared.limits.memory);
         return (FailureClass::Memory, "memory", with_panic(reason, state));
+    }
+    if state.used.denied > 0 {
+        let reason = format!(
+            "trapped after {} denied calls: it needs a grant that it does not have",
+            state.used.denied
+        );
+        return (FailureClass::Denied, "denied", with_panic(reason, state));
     }
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         return (

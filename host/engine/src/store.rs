@@ -5,7 +5,7 @@ use crate::{
     cpu::CpuClock,
     limits::Limiter,
 };
-use busway_core::{Attempt, Event, Limits, LogLine, Output, PluginName, Position, Used};
+use busway_core::{Attempt, Event, Limits, LogLine, Outputs, PluginName, Position, Used};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -52,7 +52,7 @@ pub(crate) struct State {
     pub cpu: CpuClock,
     pub phase: Phase,
     pub about: About,
-    pub outputs: Vec<Output>,
+    pub outputs: Outputs,
     pub logs: Vec<LogLine>,
     pub log_bytes: usize,
     pub panic: Option<String>,
@@ -76,7 +76,7 @@ impl State {
             cpu: CpuClock::new(limits.cpu),
             phase: Phase::Starting,
             about,
-            outputs: Vec::new(),
+            outputs: Outputs::default(),
             logs: Vec::new(),
             log_bytes: 0,
             panic: None,

@@ -7,9 +7,13 @@
 use busway_core::{
     AttemptRecord, DeadLetter, Delivery, EventId, Headers, Message, Position, Publish, Receipt, Settle,
     Source,
-    port::{BoxFuture, Content, Malformed, Outgoing, PublishError, SettleError, Stored},
+    port::{
+        BoxFuture, Content, KeyClaim, Malformed, NotReleased, Outgoing, ParkError, PublishError, Released,
+        SettleError, Stored,
+    },
 };
 use bytes::Bytes;
+use futures_util::future::join_all;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -313,19 +317,49 @@ impl Settle for MemoryBroker {
         })
     }
 
-    fn attempts<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<AttemptRecord, SettleError>> {
-        Box::pin(async { Ok(self.lock().attempts.get(event).cloned().unwrap_or_default()) })
+    fn ack_confirmed<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>> {
+        self.ack(receipt)
+    }
+
+    fn park<'a>(
+        &'a self,
+        _delivery: &'a Delivery,
+        _failed_runs: u32,
+        _after: Duration,
+    ) -> BoxFuture<'a, Result<(), ParkError>> {
+        Box::pin(async { Err(ParkError::NotOffered) })
+    }
+
+    fn claim_key<'a>(
+        &'a self,
+        _key: &'a str,
+        _ttl: Duration,
+        _event: &'a EventId,
+    ) -> BoxFuture<'a, Result<KeyClaim, SettleError>> {
+        Box::pin(async { Ok(KeyClaim::Own) })
+    }
+
+    fn release_key<'a>(
+        &'a self,
+        _key: &'a str,
+        _event: &'a EventId,
+    ) -> BoxFuture<'a, Result<(), SettleError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn attempts<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<AttemptRecord, SettleError>> {
+        Box::pin(async { Ok(self.lock().attempts.get(&receipt.event_id).cloned().unwrap_or_default()) })
     }
 
     fn record_attempts<'a>(
         &'a self,
-        event: &'a EventId,
+        receipt: &'a Receipt,
         record: &'a AttemptRecord,
     ) -> BoxFuture<'a, Result<(), SettleError>> {
         Box::pin(async {
             let answer = self.lock().record_answers.pop_front().unwrap_or(Ok(()));
             if answer.is_ok() {
-                self.lock().attempts.insert(event.clone(), record.clone());
+                self.lock().attempts.insert(receipt.event_id.clone(), record.clone());
             }
             self.write(format!("record {} failed{}", record.failed_runs(), failed(&answer)));
             answer
@@ -334,6 +368,24 @@ impl Settle for MemoryBroker {
 }
 
 impl Publish for MemoryBroker {
+    fn publish_all<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, Result<Released, NotReleased>> {
+        Box::pin(async move {
+            let answers = join_all(messages.iter().map(|message| Publish::publish(self, message))).await;
+            let each = answers.into_iter().zip(messages);
+            let stored = each.map(|(answer, message)| {
+                answer.map_err(|why| NotReleased { subject: message.subject.clone(), why })
+            });
+            Ok(Released { stored: stored.collect::<Result<_, _>>()?, atomic: false })
+        })
+    }
+
+    fn send<'a>(&'a self, message: &'a Outgoing) -> BoxFuture<'a, Result<(), PublishError>> {
+        Box::pin(async {
+            self.write(format!("send {}", message.subject));
+            Ok(())
+        })
+    }
+
     fn publish<'a>(&'a self, message: &'a Outgoing) -> BoxFuture<'a, Result<Stored, PublishError>> {
         Box::pin(async {
             let answer = self.lock().publish_answers.pop_front().unwrap_or(Ok(()));

@@ -1,8 +1,8 @@
 //! A handler that follows a script: one step per call, the last one repeated.
 
 use busway_core::{
-    Attempt, Event, Failure, FailureClass, Handler, Headers, Output, Ran, Refusal, Report, Used,
-    port::BoxFuture,
+    Attempt, Event, Failure, FailureClass, Guarantee, Handler, Headers, Output, Outputs, Ran, Refusal,
+    Report, Used, port::BoxFuture,
 };
 use bytes::Bytes;
 use std::{
@@ -86,8 +86,8 @@ impl Handler for ScriptedHandler {
 
 async fn run(step: Step) -> Ran {
     match step {
-        Step::Ok => Ran::Ok(Vec::new()),
-        Step::Publish(subjects) => Ran::Ok(subjects.into_iter().map(output).collect()),
+        Step::Ok => Ran::Ok(Outputs::default()),
+        Step::Publish(subjects) => Ran::Ok(outputs(&subjects)),
         Step::Fail(class) => Ran::Failed(Failure::new(class, "scripted", "as the script says")),
         Step::RetryAfter(after) => {
             let mut failure = Failure::new(FailureClass::Retry, "", "later");
@@ -97,19 +97,24 @@ async fn run(step: Step) -> Ran {
         Step::Refuse(refusal) => Ran::Refused(refusal),
         Step::Take(time) => {
             tokio::time::sleep(time).await;
-            Ran::Ok(Vec::new())
+            Ran::Ok(Outputs::default())
         }
         Step::TakeAndPublish(time, subject) => {
             tokio::time::sleep(time).await;
-            Ran::Ok(vec![output(subject)])
+            Ran::Ok(outputs(&[subject]))
         }
         Step::Hang => std::future::pending().await,
         Step::Panic => panic!("as the script says"),
     }
 }
 
+fn outputs(subjects: &[&'static str]) -> Outputs {
+    Outputs { messages: subjects.iter().map(|subject| output(subject)).collect(), reply: None }
+}
+
 fn output(subject: &'static str) -> Output {
     Output {
+        guarantee: Guarantee::Stored,
         subject: subject.parse().expect("a script publishes to subjects that a plugin may"),
         headers: Headers::new(),
         payload: Bytes::from_static(b"out"),

@@ -1,7 +1,7 @@
 //! One binding on the in-memory broker with a scripted handler: what the tests of the path start from.
 #![expect(clippy::expect_used, reason = "test code: what can not be set up ends the test")]
 
-use busway_core::{AckPolicy, Binding, Digest, Limits, RetryPolicy, binding::Subscription};
+use busway_core::{Backoff, Binding, Digest, Limits, RetryPolicy, binding::Subscription};
 use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
 use busway_testkit::{
     memory::{MemoryBroker, STREAM},
@@ -81,12 +81,11 @@ impl TestHost {
 }
 
 fn binding() -> Binding {
+    let subscription = Subscription::Stream { stream: STREAM.to_owned(), filters: Vec::new() };
+    let backoff = Backoff::Fixed(Duration::from_secs(1));
     Binding {
-        plugin: "p".parse().expect("a literal plugin name"),
-        name: None,
-        subscription: Subscription::Stream { stream: STREAM.to_owned(), filters: Vec::new() },
         limits: Limits { concurrency: 2, timeout: Duration::from_secs(60), ..Limits::default() },
-        retry: RetryPolicy { attempts: 3, backoff: vec![Duration::from_secs(1)], jitter: 0.0 },
-        ack: AckPolicy::Fast,
+        retry: RetryPolicy { attempts: 3, backoff, jitter: 0.0, same_trap_max: 0, ..RetryPolicy::default() },
+        ..Binding::new("p".parse().expect("a literal plugin name"), subscription)
     }
 }

@@ -10,14 +10,7 @@ use busway_testkit::{
 use std::time::Duration;
 
 fn failed(wait: Option<Duration>) -> FailedRun {
-    FailedRun {
-        at_ms: 1,
-        class: FailureClass::Trap,
-        code: "unreachable".into(),
-        reason: "boom".into(),
-        wait,
-        host: "h0".into(),
-    }
+    FailedRun { wait, reason: "boom".into(), ..FailedRun::for_test(FailureClass::Trap) }
 }
 
 #[tokio::test(start_paused = true)]

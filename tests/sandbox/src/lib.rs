@@ -237,6 +237,7 @@ pub fn event(payload: &[u8]) -> Event {
         position: None,
         published_at_ms: None,
         hops: 0,
+        can_reply: false,
     }
 }
 

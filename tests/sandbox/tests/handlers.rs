@@ -8,9 +8,9 @@ use std::time::Duration;
 async fn an_event_arrives_and_its_output_waits_for_the_ok() {
     let report = run(&echo("out.echo"), b"\x00\xff payload").await;
     let Ran::Ok(outputs) = &report.ran else { panic!("{report:?}") };
-    assert_eq!(outputs.len(), 1);
+    assert_eq!(outputs.messages.len(), 1);
     assert_eq!(
-        (outputs[0].subject.as_str(), &outputs[0].payload[..]),
+        (outputs[0].subject.as_str(), &outputs.messages[0].payload[..]),
         ("out.echo", &b"\x00\xff payload"[..])
     );
     assert_eq!((report.used.publishes, report.used.publish_bytes), (1, 10));
@@ -114,7 +114,7 @@ async fn a_header_that_is_malformed_or_belongs_to_the_broker_or_the_host_is_inva
              (if (i32.ne (i32.load8_u (i32.const 2052)) (i32.const EXPECTED)) (then unreachable)) (i32.const 1024)";
         let core = guest(PUBLISH, &data, &body.replace("EXPECTED", &expected.to_string()));
         let report = run(&core, b"").await;
-        assert!(matches!(&report.ran, Ran::Ok(outputs) if outputs.is_empty()), "{name}: {report:?}");
+        assert!(matches!(&report.ran, Ran::Ok(outputs) if outputs.messages.is_empty()), "{name}: {report:?}");
     }
 }
 

@@ -110,6 +110,7 @@ fn event(args: &InvokeArgs) -> anyhow::Result<Event> {
         position: None,
         published_at_ms: None,
         hops: 0,
+        can_reply: false,
     })
 }
 
@@ -137,8 +138,8 @@ fn config(args: &InvokeArgs) -> anyhow::Result<BTreeMap<String, String>> {
 fn as_text(report: &Report, limits: &Limits) -> anyhow::Result<()> {
     match &report.ran {
         Ran::Ok(outputs) => {
-            print::line(format!("outcome  ok, {} published", outputs.len()))?;
-            for output in outputs {
+            print::line(format!("outcome  ok, {} published", outputs.messages.len()))?;
+            for output in &outputs.messages {
                 print_output(output)?;
             }
         }
@@ -215,7 +216,7 @@ fn as_json(report: &Report) -> Value {
 fn outcome(ran: &Ran) -> Value {
     match ran {
         Ran::Ok(outputs) => {
-            let outputs: Vec<_> = outputs.iter().map(output_json).collect();
+            let outputs: Vec<_> = outputs.messages.iter().map(output_json).collect();
             json!({ "kind": "ok", "outputs": outputs })
         }
         Ran::Failed(failure) => json!({

@@ -8,7 +8,7 @@ use super::{
     reader::{Located, Section},
 };
 use busway_core::{
-    AckPolicy, Limits, RetryPolicy, SubjectFilter, subject::is_reserved, units::parse_duration,
+    AckPolicy, Backoff, Limits, RetryPolicy, SubjectFilter, subject::is_reserved, units::parse_duration,
 };
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -261,8 +261,9 @@ fn retry(plugin: &Section<'_>) -> RetryPolicy {
         policy.attempts = within(&section, &attempts, 1..=100);
     }
     if let Some(backoff) = section.texts("backoff") {
-        policy.backoff = backoff.iter().filter_map(|wait| backoff_wait(&section, wait)).collect();
-        if policy.backoff.is_empty() && backoff.is_empty() {
+        let waits = backoff.iter().filter_map(|wait| backoff_wait(&section, wait)).collect();
+        policy.backoff = Backoff::List(waits);
+        if backoff.is_empty() {
             section
                 .document()
                 .refuse(&section.place_of("backoff"), "name at least one wait, such as [\"1s\"]");

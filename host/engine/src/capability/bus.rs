@@ -10,7 +10,7 @@ use crate::{
     },
     store::{Phase, State},
 };
-use busway_core::{Headers, Output, OutputSubject, SubjectFilter, subject::SubjectError};
+use busway_core::{Guarantee, Headers, Output, OutputSubject, SubjectFilter, subject::SubjectError};
 use bytes::Bytes;
 
 /// What an operator grants to a plugin. Nothing by default.
@@ -93,7 +93,8 @@ impl State {
         }
         self.used.publishes += 1;
         self.used.publish_bytes += bytes;
-        self.outputs.push(Output { subject, headers, payload: Bytes::from(message.payload) });
+        let payload = Bytes::from(message.payload);
+        self.outputs.messages.push(Output { guarantee: Guarantee::Stored, subject, headers, payload });
         Ok(())
     }
 }

@@ -29,6 +29,14 @@ struct Run {
     /// None when it became a dead letter.
     wait_ms: Option<u64>,
     host: String,
+    #[serde(default)]
+    parked: bool,
+    #[serde(default)]
+    version: String,
+    #[serde(default)]
+    ran_us: u64,
+    #[serde(default)]
+    fingerprint: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -49,9 +57,12 @@ pub(super) enum Unreadable {
     Class(String),
 }
 
-/// The subject under which the bucket keeps a record.
-pub(super) fn subject(plugin: &PluginName, event: &EventId) -> String {
-    format!("$KV.{ATTEMPTS_BUCKET}.{plugin}.{event}")
+/// The subject under which the bucket keeps a record: one per plugin, event and round of redriving.
+pub(super) fn subject(plugin: &PluginName, event: &EventId, round: u32) -> String {
+    match round {
+        0 => format!("$KV.{ATTEMPTS_BUCKET}.{plugin}.{event}"),
+        round => format!("$KV.{ATTEMPTS_BUCKET}.{plugin}.{event}.{round}"),
+    }
 }
 
 /// The stream behind the bucket.
@@ -67,6 +78,10 @@ pub(super) fn write(record: &AttemptRecord) -> Result<Vec<u8>, serde_json::Error
         reason: run.reason.clone(),
         wait_ms: run.wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
         host: run.host.clone(),
+        parked: run.parked,
+        version: run.version.clone(),
+        ran_us: u64::try_from(run.ran.as_micros()).unwrap_or(u64::MAX),
+        fingerprint: run.fingerprint.clone(),
     };
     let runs = record.runs.iter().map(run).collect();
     serde_json::to_vec(&Record { v: VERSION, forgotten: record.forgotten, runs })
@@ -86,6 +101,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<AttemptRecord, Unreadable> {
             reason: run.reason,
             wait: run.wait_ms.map(Duration::from_millis),
             host: run.host,
+            parked: run.parked,
+            version: run.version,
+            ran: Duration::from_micros(run.ran_us),
+            fingerprint: run.fingerprint,
         })
     };
     Ok(AttemptRecord {
@@ -108,7 +127,11 @@ mod tests {
                 code: "unreachable".into(),
                 reason: "ü \"quoted\"".into(),
                 wait,
+                parked: true,
                 host: "h".into(),
+                version: "0123456789ab".into(),
+                ran: Duration::from_micros(1234),
+                fingerprint: Some("place".into()),
             });
         }
         assert_eq!(read(&write(&record).unwrap()).unwrap(), record);

@@ -93,6 +93,9 @@ impl Origin {
         Receipt {
             event_id: EventId::of(&position),
             position: Some(position),
+            held_as: Some(sequence),
+            returned: None,
+            reply_to: None,
             delivered,
             published_at_ms: u64::try_from(stored_at_ns / 1_000_000).ok(),
             token: String::new(),

@@ -14,9 +14,10 @@ use super::{
 use async_nats::{HeaderMap, Request, RequestErrorKind, client::PublishErrorKind};
 use busway_core::{
     DeadLetter, Headers, Publish, SubjectFilter,
-    port::{BoxFuture, Outgoing, PublishError, Stored},
+    port::{BoxFuture, NotReleased, Outgoing, PublishError, Released, Stored},
 };
 use bytes::Bytes;
+use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
@@ -222,6 +223,16 @@ impl NatsPublish {
         answer(store.until_answered(&message.subject, &headers, message.payload.clone()).await)
     }
 
+    /// Sent in order on one connection, awaited together.
+    async fn store_each(&self, messages: &[Outgoing]) -> Result<Released, NotReleased> {
+        let answers = join_all(messages.iter().map(|message| self.store(message))).await;
+        let each = answers.into_iter().zip(messages);
+        let stored = each.map(|(answer, message)| {
+            answer.map_err(|why| NotReleased { subject: message.subject.clone(), why })
+        });
+        Ok(Released { stored: stored.collect::<Result<_, _>>()?, atomic: false })
+    }
+
     async fn store_letter(&self, letter: &DeadLetter) -> Result<Stored, PublishError> {
         let _permit = self.in_flight.acquire().await.map_err(refused)?;
         Letters { egress: &self.egress, control: &self.control }.store(letter).await
@@ -231,6 +242,21 @@ impl NatsPublish {
 impl Publish for NatsPublish {
     fn publish<'a>(&'a self, message: &'a Outgoing) -> BoxFuture<'a, Result<Stored, PublishError>> {
         Box::pin(self.store(message))
+    }
+
+    fn publish_all<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, Result<Released, NotReleased>> {
+        Box::pin(self.store_each(messages))
+    }
+
+    fn send<'a>(&'a self, message: &'a Outgoing) -> BoxFuture<'a, Result<(), PublishError>> {
+        Box::pin(async move {
+            let message = OneMessage {
+                subject: message.subject.clone(),
+                headers: message.headers.clone(),
+                payload: message.payload.clone(),
+            };
+            one(&self.egress, &self.control, &message, Durability::Core).await.map(|_| ())
+        })
     }
 
     fn dead_letter<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Result<Stored, PublishError>> {

@@ -14,9 +14,9 @@ use super::{
 };
 use async_nats::{Client, HeaderMap, Request, RequestErrorKind, client::PublishErrorKind};
 use busway_core::{
-    AckPolicy, AttemptRecord, EventId, PluginName, Receipt, Settle,
+    AckPolicy, AttemptRecord, Delivery, EventId, PluginName, Receipt, Settle,
     outcome::clean,
-    port::{BoxFuture, SettleError},
+    port::{BoxFuture, KeyClaim, ParkError, SettleError},
 };
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -107,8 +107,8 @@ impl NatsSettle {
         matches!(self.spec.info(&self.control).await, Ok(None))
     }
 
-    async fn read_attempts(&self, event: &EventId) -> Result<AttemptRecord, SettleError> {
-        let subject = attempts::subject(&self.plugin, event);
+    async fn read_attempts(&self, receipt: &Receipt) -> Result<AttemptRecord, SettleError> {
+        let subject = attempts::subject(&self.plugin, &receipt.event_id, receipt.round());
         let stored = api::stored(&self.control, &attempts::stream(), Wanted::last(&subject)).await;
         match stored.map_err(settle_error)? {
             Some(raw) if !raw.payload.is_empty() => {
@@ -119,9 +119,9 @@ impl NatsSettle {
         }
     }
 
-    async fn write_attempts(&self, event: &EventId, record: &AttemptRecord) -> Result<(), SettleError> {
+    async fn write_attempts(&self, receipt: &Receipt, record: &AttemptRecord) -> Result<(), SettleError> {
         let body = attempts::write(record).map_err(|why| SettleError::Refused(why.to_string()))?;
-        let subject = attempts::subject(&self.plugin, event);
+        let subject = attempts::subject(&self.plugin, &receipt.event_id, receipt.round());
         let store = publish::Store { line: &self.control, control: &self.control };
         match store.until_answered(&subject, &HeaderMap::new(), body.into()).await {
             Ack::Stored(_) => Ok(()),
@@ -195,16 +195,50 @@ impl Settle for NatsSettle {
         })
     }
 
-    fn attempts<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<AttemptRecord, SettleError>> {
-        Box::pin(self.read_attempts(event))
+    fn ack_confirmed<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>> {
+        Box::pin(async move {
+            self.confirm(&receipt.token, Bytes::new()).await?;
+            self.given_out.ended(receipt, End::Final);
+            Ok(())
+        })
+    }
+
+    fn attempts<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<AttemptRecord, SettleError>> {
+        Box::pin(self.read_attempts(receipt))
     }
 
     fn record_attempts<'a>(
         &'a self,
-        event: &'a EventId,
+        receipt: &'a Receipt,
         record: &'a AttemptRecord,
     ) -> BoxFuture<'a, Result<(), SettleError>> {
-        Box::pin(self.write_attempts(event, record))
+        Box::pin(self.write_attempts(receipt, record))
+    }
+
+    fn park<'a>(
+        &'a self,
+        _delivery: &'a Delivery,
+        _failed_runs: u32,
+        _after: Duration,
+    ) -> BoxFuture<'a, Result<(), ParkError>> {
+        Box::pin(async { Err(ParkError::NotOffered) })
+    }
+
+    fn claim_key<'a>(
+        &'a self,
+        _key: &'a str,
+        _ttl: Duration,
+        _event: &'a EventId,
+    ) -> BoxFuture<'a, Result<KeyClaim, SettleError>> {
+        Box::pin(async { Ok(KeyClaim::Own) })
+    }
+
+    fn release_key<'a>(
+        &'a self,
+        _key: &'a str,
+        _event: &'a EventId,
+    ) -> BoxFuture<'a, Result<(), SettleError>> {
+        Box::pin(async { Ok(()) })
     }
 }
 

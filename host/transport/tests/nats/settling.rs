@@ -80,14 +80,7 @@ async fn failed_runs_are_recorded_and_read_by_the_next_host() -> Result<()> {
     assert_eq!(open.settle.attempts(&event(1)).await?, AttemptRecord::default());
     let mut record = AttemptRecord::default();
     for wait in [Some(Duration::from_secs(1)), None] {
-        record.push(FailedRun {
-            at_ms: 1,
-            class: FailureClass::Timeout,
-            code: "c".into(),
-            reason: "r".into(),
-            wait,
-            host: "h".into(),
-        });
+        record.push(FailedRun { wait, code: "c".into(), ..FailedRun::for_test(FailureClass::Timeout) });
         open.settle.record_attempts(&event(1), &record).await?;
     }
     let other_host =
@@ -105,7 +98,7 @@ async fn a_record_of_a_newer_host_is_refused_and_not_overwritten_by_a_guess() ->
     let bed = Bed::new().await?;
     let open = bed.open(&binding("p", &["in.>"])).await?;
     let bucket = bed.jetstream().get_key_value("BUSWAY_ATTEMPTS").await?;
-    bucket.put(format!("p.{}", event(1)), r#"{"v":9}"#.into()).await?;
+    bucket.put(format!("p.{}", event(1).event_id), r#"{"v":9}"#.into()).await?;
     let refused = open.settle.attempts(&event(1)).await;
     assert!(matches!(&refused, Err(SettleError::Refused(why)) if why.contains("version 9")), "{refused:?}");
     Ok(())

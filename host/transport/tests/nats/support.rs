@@ -101,14 +101,8 @@ pub fn filters(filters: &[&str]) -> Vec<SubjectFilter> {
 }
 
 pub fn binding(plugin: &str, subjects: &[&str]) -> Binding {
-    Binding {
-        plugin: plugin.parse().unwrap(),
-        name: None,
-        subscription: Subscription::Stream { stream: "EVENTS".into(), filters: filters(subjects) },
-        limits: Limits::default(),
-        retry: RetryPolicy::default(),
-        ack: AckPolicy::Confirmed,
-    }
+    let subscription = Subscription::Stream { stream: "EVENTS".into(), filters: filters(subjects) };
+    Binding { ack: AckPolicy::Confirmed, ..Binding::new(plugin.parse().unwrap(), subscription) }
 }
 
 /// Fails the test where a future takes for ever.
@@ -143,6 +137,7 @@ pub fn receipt_without_consumer() -> Receipt {
     Receipt::for_test("EVENTS", 1)
 }
 
-pub fn event(n: u8) -> EventId {
-    EventId::random([n; 32])
+/// A receipt of an event that no stream holds.
+pub fn event(n: u8) -> Receipt {
+    Receipt { event_id: EventId::random([n; 32]), ..Receipt::for_test("EVENTS", u64::from(n)) }
 }
