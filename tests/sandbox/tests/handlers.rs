@@ -10,7 +10,7 @@ async fn an_event_arrives_and_its_output_waits_for_the_ok() {
     let Ran::Ok(outputs) = &report.ran else { panic!("{report:?}") };
     assert_eq!(outputs.messages.len(), 1);
     assert_eq!(
-        (outputs[0].subject.as_str(), &outputs.messages[0].payload[..]),
+        (outputs.messages[0].subject.as_str(), &outputs.messages[0].payload[..]),
         ("out.echo", &b"\x00\xff payload"[..])
     );
     assert_eq!((report.used.publishes, report.used.publish_bytes), (1, 10));
@@ -23,7 +23,7 @@ async fn an_empty_and_a_one_mebibyte_payload_arrive_whole() {
         let limits = Limits { memory: ByteSize::mib(8), ..Limits::default() };
         let report = run_within(&echo("out.echo"), &payload, limits).await;
         let Ran::Ok(outputs) = &report.ran else { panic!("{report:?}") };
-        assert!(outputs[0].payload == payload);
+        assert!(outputs.messages[0].payload == payload);
     }
 }
 

@@ -5,7 +5,7 @@
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream;
 use busway_core::{
-    AckPolicy, Binding, Delivery, EventId, Limits, RetryPolicy, Source as _, SubjectFilter,
+    AckPolicy, Binding, Delivery, EventId, Source as _, SubjectFilter,
     binding::Subscription,
     port::{Content, Receipt},
 };
