@@ -4,6 +4,7 @@
 //! leads through [`wire`], where the host is put together.
 
 mod admin;
+mod advice;
 mod broker;
 mod cli;
 mod config;

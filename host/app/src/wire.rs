@@ -15,7 +15,7 @@ use crate::{
     shutdown::Signals,
 };
 use anyhow::Context as _;
-use busway_core::{Binding, binding::Subscription};
+use busway_core::Binding;
 use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
 use busway_engine::{Engine, EngineConfig};
 use busway_transport::{
@@ -145,7 +145,8 @@ async fn start(
 ) -> anyhow::Result<Running> {
     let nats = Arc::new(Nats::connect(settings).await.context("the broker can't be used")?);
     info!(server = nats.server_version(), "connected");
-    nats.ensure_own_streams(OwnStreams::default()).await?;
+    let own = OwnStreams { dead_letter_bytes: config.dead_letters_max, ..OwnStreams::default() };
+    nats.ensure_own_streams(own).await?;
     for stream in &config.streams {
         if nats.ensure_stream(&spec(stream)).await? == Ensured::Created {
             info!(stream = stream.name.value, "stream made");
@@ -189,15 +190,16 @@ async fn open(
 
 fn bindings(ready: &Ready<'_>) -> Vec<Binding> {
     let plugin = ready.config;
-    let binding = |entry: &config::Subscribe| {
-        let stream = Subscription::Stream { stream: entry.stream.clone(), filters: entry.subjects.clone() };
-        Binding {
-            name: entry.name.clone(),
-            limits: plugin.limits,
-            retry: plugin.retry.clone(),
-            ack: plugin.ack,
-            ..Binding::new(plugin.name.value.clone(), stream)
-        }
+    let binding = |entry: &config::Subscribe| Binding {
+        name: entry.name.clone(),
+        limits: plugin.limits,
+        retry: plugin.retry.clone(),
+        ack: plugin.ack,
+        ordering: entry.ordering.clone(),
+        dedup: entry.dedup.clone(),
+        breaker: plugin.breaker,
+        park_after: plugin.park_after,
+        ..Binding::new(plugin.name.value.clone(), entry.subscription())
     };
     plugin.subscribe.iter().map(binding).collect()
 }

@@ -175,6 +175,16 @@ impl RetryPolicy {
         wait.clamp(WAIT_MIN, WAIT_MAX)
     }
 
+    /// The longest time from an event's first run to its last, runs themselves not counted: every wait of the policy with
+    /// its jitter. Classes with waits of their own count by the longer one.
+    pub fn span(&self) -> Duration {
+        let curves =
+            || self.classes.values().filter_map(|class| class.backoff.as_ref()).chain([&self.backoff]);
+        let longest = |n| curves().map(|curve| curve.after(n)).max().unwrap_or(WAIT_MIN).min(WAIT_MAX);
+        let waits: Duration = (1..self.attempts).map(longest).sum();
+        waits.mul_f64(1.0 + self.jitter.clamp(0.0, 1.0))
+    }
+
     /// Whether this failed attempt was the event's last one.
     pub(crate) fn is_spent(&self, failure: &Failure, history: &AttemptRecord) -> bool {
         if !failure.class.is_retryable() || history.next().0 >= self.attempts {
@@ -273,6 +283,16 @@ mod tests {
         let past = record(2, FailureClass::Trap);
         assert_eq!(policy.wait(&failure(FailureClass::Timeout), &past, &id()).as_secs(), 90);
         assert_eq!(policy.wait(&failure(FailureClass::Trap), &past, &id()).as_secs(), 30);
+    }
+
+    #[test]
+    fn the_span_is_the_sum_of_the_longest_waits() {
+        let policy = RetryPolicy { jitter: 0.0, ..RetryPolicy::default() };
+        assert_eq!(policy.span().as_secs(), 1 + 5 + 30 + 120 + 600);
+        let own = ClassPolicy { attempts: None, backoff: Some(Backoff::Fixed(Duration::from_secs(60))) };
+        let longer = RetryPolicy { classes: [(FailureClass::Timeout, own)].into(), ..policy.clone() };
+        assert_eq!(longer.span().as_secs(), 60 + 60 + 60 + 120 + 600);
+        assert_eq!(RetryPolicy { attempts: 1, ..policy }.span(), Duration::ZERO);
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use super::{ConfigFile, OutputFormat, print};
 use crate::{
-    Exit,
+    Exit, advice,
     config::{self, Config, Refused},
     plugins::{self, Ready},
     telemetry::{self, LogFormat},
 };
-use busway_core::SubjectFilter;
+use busway_core::{SubjectFilter, binding::Ordering};
 use busway_engine::{Engine, EngineConfig};
 use clap::Args;
 use serde_json::json;
@@ -98,9 +98,9 @@ fn rows(ready: &Ready<'_>) -> Vec<[String; 6]> {
     let row = |entry: &config::Subscribe| {
         [
             ready.config.name.value.to_string(),
-            entry.stream.clone(),
+            entry.stream().unwrap_or("-").to_owned(),
             join(&mut entry.subjects.iter()),
-            "at least once".to_owned(),
+            guarantee(entry).to_owned(),
             publish.clone(),
             digest.clone(),
         ]
@@ -108,19 +108,16 @@ fn rows(ready: &Ready<'_>) -> Vec<[String; 6]> {
     ready.config.subscribe.iter().map(row).collect()
 }
 
+fn guarantee(entry: &config::Subscribe) -> &'static str {
+    match (entry.stream(), &entry.ordering) {
+        (None, _) => "at most once",
+        (Some(_), Ordering::Unordered) => "at least once",
+        (Some(_), Ordering::PerKey { .. }) => "at least once, in order per key",
+        (Some(_), Ordering::Strict { .. }) => "at least once, in order",
+    }
+}
+
 /// What is not wrong and should be known.
 fn warnings(config: &Config, ready: &Ready<'_>) -> Vec<String> {
-    let mut warnings = ready.warnings.clone();
-    let captured = |filter: &SubjectFilter| {
-        config
-            .streams
-            .iter()
-            .any(|stream| stream.subjects.iter().any(|subject| subject.value.overlaps(filter)))
-    };
-    for filter in ready.config.publish.iter().map(|filter| &filter.value).filter(|filter| !captured(filter)) {
-        warnings.push(format!(
-            "no [[stream]] of this file captures {filter}: unless the broker has one, events that publish there fail as unroutable"
-        ));
-    }
-    warnings
+    ready.warnings.iter().cloned().chain(advice::plugin(config, ready.config)).collect()
 }

@@ -4,7 +4,11 @@ use super::{
     Mistake,
     reader::{FreeText, Located},
 };
-use busway_core::{AckPolicy, Digest, Limits, PluginName, RetryPolicy, SubjectFilter, units::ByteSize};
+use busway_core::{
+    AckPolicy, Digest, Limits, PluginName, RetryPolicy, SubjectFilter,
+    binding::{BreakerPolicy, CoreBuffer, InputDedup, Ordering, Subscription},
+    units::ByteSize,
+};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -31,6 +35,27 @@ pub struct Config {
     pub streams: Vec<StreamConfig>,
     /// The plugins.
     pub plugins: Vec<PluginConfig>,
+    /// The account of attempts.
+    pub history: History,
+    /// How large the dead letters' stream may grow. Default 1 GiB.
+    pub dead_letters_max: ByteSize,
+}
+
+/// The account of attempts that `busway explain` reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct History {
+    /// Default true.
+    pub enabled: bool,
+    /// Default 7 days.
+    pub max_age: Duration,
+    /// Default 256 MiB.
+    pub max_bytes: ByteSize,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { enabled: true, max_age: Duration::from_secs(7 * 24 * 60 * 60), max_bytes: ByteSize(256 << 20) }
+    }
 }
 
 /// How to reach the broker.
@@ -108,7 +133,8 @@ pub struct StreamConfig {
     pub max_messages: Option<u32>,
     /// How old a message may become.
     pub max_age: Option<Duration>,
-    /// Within which time a repeated message id is recognised. Default 10 min.
+    /// Within which time a repeated message id is recognised. Default 20 min, which is longer than the default retries
+    /// take.
     pub duplicate_window: Duration,
     /// How many servers keep it. Default 1.
     pub replicas: u32,
@@ -160,10 +186,18 @@ pub struct PluginConfig {
     pub limits: Limits,
     /// How often and how late a failed event is tried again.
     pub retry: RetryPolicy,
+    /// The wait beyond which an event is parked outside of its consumer. Default 30 s.
+    pub park_after: Duration,
+    /// When it is left alone for a while.
+    pub breaker: BreakerPolicy,
     /// How an event that is done is acknowledged.
     pub ack: AckPolicy,
     /// What it may publish to.
     pub publish: Vec<Located<SubjectFilter>>,
+    /// What it may publish to at most once.
+    pub publish_core: Vec<Located<SubjectFilter>>,
+    /// Whom it may ask.
+    pub request: Vec<Located<SubjectFilter>>,
     /// Its own configuration; files are read when the plugin is loaded.
     pub config: BTreeMap<String, Located<FreeText>>,
     /// The file that the plugin stands in.
@@ -177,10 +211,47 @@ pub struct Subscribe {
     pub place: Located<()>,
     /// Tells entries on one stream apart.
     pub name: Option<String>,
-    /// The stream.
-    pub stream: String,
-    /// Which of its subjects.
+    /// Where the events come from.
+    pub origin: Origin,
+    /// Which subjects.
     pub subjects: Vec<SubjectFilter>,
+    /// Whether they wait for each other.
+    pub ordering: Ordering,
+    /// How a repeated one is recognised.
+    pub dedup: Option<InputDedup>,
+}
+
+/// Where the events of a `subscribe` entry come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A stream.
+    Stream(String),
+    /// Plain subjects: at most once.
+    Core {
+        /// Hosts that share the events.
+        group: Option<String>,
+        /// What waits in the host.
+        buffer: CoreBuffer,
+    },
+}
+
+impl Subscribe {
+    /// The stream; none for plain subjects.
+    pub fn stream(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Stream(stream) => Some(stream),
+            Origin::Core { .. } => None,
+        }
+    }
+
+    /// The subscription as the host opens it.
+    pub fn subscription(&self) -> Subscription {
+        let filters = self.subjects.clone();
+        match self.origin.clone() {
+            Origin::Stream(stream) => Subscription::Stream { stream, filters },
+            Origin::Core { group, buffer } => Subscription::Core { filters, group, buffer },
+        }
+    }
 }
 
 impl Config {
@@ -200,6 +271,8 @@ impl Config {
             },
             streams: Vec::new(),
             plugins: Vec::new(),
+            history: History::default(),
+            dead_letters_max: ByteSize(1 << 30),
         }
     }
 

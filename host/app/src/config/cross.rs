@@ -77,9 +77,11 @@ fn overlap<'a>(
 
 fn subscriptions(config: &Config, plugin: &PluginConfig, mistakes: &mut Vec<Mistake>) {
     for (index, entry) in plugin.subscribe.iter().enumerate() {
-        if entry.stream.starts_with(OWN_STREAMS) {
-            mistakes
-                .push(plugin.mistake(&entry.place, format!("stream {} belongs to the host", entry.stream)));
+        if let Some(stream) = entry.stream().filter(|stream| stream.starts_with(OWN_STREAMS)) {
+            mistakes.push(plugin.mistake(&entry.place, format!("stream {stream} belongs to the host")));
+        }
+        if entry.stream().is_none() {
+            core_subjects(plugin, entry, mistakes);
         }
         own_filters(plugin, entry, mistakes);
         captured(config, plugin, entry, mistakes);
@@ -100,13 +102,21 @@ fn own_filters(plugin: &PluginConfig, entry: &Subscribe, mistakes: &mut Vec<Mist
     }
 }
 
+/// What belongs to the broker or the host is not for plugins.
+fn core_subjects(plugin: &PluginConfig, entry: &Subscribe, mistakes: &mut Vec<Mistake>) {
+    for filter in entry.subjects.iter().filter(|filter| is_reserved(filter.as_str())) {
+        let what = format!("{filter} can't be subscribed to: it belongs to the broker or the host");
+        mistakes.push(plugin.mistake(&entry.place, what));
+    }
+}
+
 /// A stream of this file must capture what is asked of it.
 fn captured(config: &Config, plugin: &PluginConfig, entry: &Subscribe, mistakes: &mut Vec<Mistake>) {
-    let stream = config.streams.iter().find(|stream| stream.name.value == entry.stream);
+    let stream = config.streams.iter().find(|stream| entry.stream() == Some(&stream.name.value));
     let Some(stream) = stream.filter(|stream| !stream.subjects.is_empty()) else { return };
     for filter in &entry.subjects {
         if !stream.subjects.iter().any(|subject| subject.value.overlaps(filter)) {
-            let what = format!("stream {} captures nothing of {filter}", entry.stream);
+            let what = format!("stream {} captures nothing of {filter}", stream.name.value);
             mistakes.push(plugin.mistake(&entry.place, what));
         }
     }
@@ -114,13 +124,13 @@ fn captured(config: &Config, plugin: &PluginConfig, entry: &Subscribe, mistakes:
 
 /// Two entries of one plugin on one stream: told apart by name, and without a common event.
 fn entries(plugin: &PluginConfig, entry: &Subscribe, other: &Subscribe, mistakes: &mut Vec<Mistake>) {
-    if entry.stream != other.stream {
+    if entry.stream() != other.stream() {
         return;
     }
     if entry.name == other.name {
+        let whose = entry.stream().map_or("plain subjects".to_owned(), |stream| format!("stream {stream}"));
         let what = format!(
-            "another entry subscribes to stream {} too: put their subjects into one, or give each a name = \"…\" of its own",
-            entry.stream
+            "another entry subscribes to {whose} too: put their subjects into one, or give each a name = \"…\" of its own"
         );
         mistakes.push(plugin.mistake(&entry.place, what));
     }
@@ -143,7 +153,7 @@ fn work_queues(config: &Config, mistakes: &mut Vec<Mistake>) {
             .plugins
             .iter()
             .flat_map(|plugin| plugin.subscribe.iter().map(move |entry| (plugin, entry)))
-            .filter(|(_, entry)| entry.stream == queue.name.value)
+            .filter(|(_, entry)| entry.stream() == Some(&queue.name.value))
             .collect();
         for (index, (plugin, entry)) in entries.iter().enumerate() {
             let shared = entries.iter().take(index).find(|(other, theirs)| {

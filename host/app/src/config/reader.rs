@@ -71,6 +71,19 @@ pub struct Located<T> {
     pub line: usize,
 }
 
+/// What is written under a key that may be written in several ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A text.
+    Text,
+    /// A list.
+    List,
+    /// A table.
+    Table,
+    /// Anything else.
+    Other,
+}
+
 impl Document {
     /// The text of a file, not read yet.
     pub fn new(file: &Path, text: String) -> Self {
@@ -156,6 +169,16 @@ impl<'d> Section<'d> {
     pub fn place_of(&self, key: &str) -> Located<()> {
         let start = self.table.get(key).map_or(self.start, |value| value.span().start);
         Located { value: (), key: self.path_of(key), line: self.document.line(start) }
+    }
+
+    /// What is written under a key; none where nothing is. Does not count as asking for it.
+    pub fn shape(&self, key: &str) -> Option<Shape> {
+        Some(match self.table.get(key)?.get_ref() {
+            DeValue::String(_) => Shape::Text,
+            DeValue::Array(_) => Shape::List,
+            DeValue::Table(_) => Shape::Table,
+            _ => Shape::Other,
+        })
     }
 
     /// A text.

@@ -1,6 +1,10 @@
 //! One line per rule: what is written, and what is said about it.
 
 use super::{Config, Refused, load};
+use busway_core::{
+    Backoff, ClassPolicy, FailureClass, KeySource,
+    binding::{Behind, Ordering},
+};
 use std::{fs, time::Duration};
 
 const STREAM: &str = "[[stream]]\nname = \"ORDERS\"\nsubjects = [\"orders.>\"]\n";
@@ -90,12 +94,25 @@ fn each_bad_value_of_a_plugin_is_refused() {
         ("retry = { backoff = [\"1\"] }", "plugin[0].retry.backoff[0]: \"1\" is not a duration"),
         ("retry = { backoff = [\"0s\"] }", "must be between 10ms and 24h"),
         ("retry = { jitter = 2 }", "must be between 0 and 1"),
+        ("retry = { backoff = \"soon\" }", "plugin[0].retry.backoff: \"soon\" is not a duration"),
+        ("retry = { backoff = { first = \"1s\", factor = 0.5 } }", "must be between 1 and 100"),
+        ("retry = { backoff = { frist = \"1s\" } }", "did you mean `first`?"),
+        ("retry = { after_min = \"2h\" }", "`after_min` is longer than `after_max`"),
+        ("retry = { max_age = \"1ms\" }", "must be between 1s and 365d"),
+        ("retry = { park_after = \"10ms\" }", "must be between 1s and 24h"),
+        ("retry = { class = { timeuot = { attempts = 1 } } }", "did you mean `timeout`?"),
+        ("retry = { class = { reject = { attempts = 2 } } }", "are never tried again"),
+        ("retry = { class = { trap = { attempts = 0 } } }", "must be between 1 and 100"),
+        ("breaker = { failures = 1.5 }", "must be between 0 and 1"),
+        ("breaker = { open = \"20m\" }", "`open` is longer than `open_max`"),
         ("isolation = \"reuse\"", "\"reuse\" is not offered by this version"),
         ("digest = \"sha256:12\"", "a digest is written"),
         ("ack = \"never\"", "\"never\" is not one of \"fast\", \"confirmed\""),
         ("grants = { publish = [\"$JS.>\"] }", "$JS.> can't be granted"),
         ("grants = { publish = [\"_INBOX.>\"] }", "_INBOX.> can't be granted"),
         ("grants = { publish = [\"a.*b\"] }", "must be a whole token"),
+        ("grants = { publish-core = [\"$SYS.>\"] }", "$SYS.> can't be granted"),
+        ("grants = { request = [\"_INBOX.>\"] }", "_INBOX.> can't be granted"),
         ("grants = { kv = [] }", "plugin[0].grants.kv: not offered by this version"),
         ("grants = { publsh = [] }", "did you mean `publish`?"),
         ("[plugin.config]\nx = 1", "plugin[0].config.x: must be text"),
@@ -104,6 +121,53 @@ fn each_bad_value_of_a_plugin_is_refused() {
         let found = mistakes(&plugin(lines));
         assert!(found.iter().any(|mistake| mistake.contains(expected)), "{lines}\n{found:#?}");
     }
+}
+
+#[test]
+fn every_way_to_write_a_policy_is_read() {
+    let first = |lines: &str| loaded(&plugin(lines)).unwrap().plugins.remove(0);
+    let seconds = Duration::from_secs;
+    let backoff = |text: &str| first(&format!("retry = {{ backoff = {text} }}")).retry.backoff;
+    assert_eq!(backoff("\"none\""), Backoff::None);
+    assert_eq!(backoff("\"sidekiq\""), Backoff::Sidekiq);
+    assert_eq!(backoff("\"7s\""), Backoff::Fixed(seconds(7)));
+    assert_eq!(backoff("[\"1s\", \"5s\"]"), Backoff::List(vec![seconds(1), seconds(5)]));
+    let exponential = Backoff::Exponential { first: seconds(2), factor: 3.0, cap: seconds(60) };
+    assert_eq!(backoff("{ first = \"2s\", factor = 3, cap = \"1m\" }"), exponential);
+    let own =
+        first("retry = { class = { timeout = { attempts = 2, backoff = \"9s\" } }, park_after = \"never\" }");
+    let timeout = ClassPolicy { attempts: Some(2), backoff: Some(Backoff::Fixed(seconds(9))) };
+    assert_eq!(own.retry.classes, [(FailureClass::Timeout, timeout)].into());
+    assert_eq!(own.park_after, Duration::MAX);
+}
+
+#[test]
+fn every_way_to_write_an_order_and_a_key_is_read() {
+    let entry = |rest: &str| {
+        let subscribe = format!("subscribe = [{{ stream = \"ORDERS\", subjects = [\"orders.>\"], {rest} }}]");
+        let text = format!("{STREAM}[[plugin]]\nname = \"p\"\nsource = \"p.wasm\"\n{subscribe}\n");
+        loaded(&text).unwrap().plugins.remove(0).subscribe.remove(0)
+    };
+    let (block, skip) = (Behind::Block, Behind::SkipToDlq);
+    let table = [
+        ("ordering = \"unordered\"", Ordering::Unordered),
+        ("ordering = \"strict\"", Ordering::Strict { behind: block }),
+        ("ordering = { behind = \"skip-to-dlq\" }", Ordering::Strict { behind: skip }),
+        (
+            "ordering = { key = { header = \"x-customer\" } }",
+            Ordering::PerKey { key: KeySource::Header("x-customer".into()), behind: block },
+        ),
+        (
+            "ordering = { key = { pointer = \"/a/0\" }, behind = \"skip-to-dlq\" }",
+            Ordering::PerKey { key: KeySource::Pointer("/a/0".into()), behind: skip },
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(entry(text).ordering, expected, "{text}");
+    }
+    let dedup = entry("dedup = { key = { subject_token = 2 }, ttl = \"5m\" }").dedup.unwrap();
+    assert_eq!((dedup.key, dedup.ttl), (KeySource::SubjectToken(2), Duration::from_secs(300)));
+    assert_eq!(entry("dedup = { key = \"message-id\" }").dedup.unwrap().key, KeySource::MessageId);
 }
 
 #[test]
@@ -137,7 +201,37 @@ fn names_and_subjects_that_meet_are_refused() {
             "orders.b overlaps orders.>",
         ),
         (two(&entry("\"payments.>\"", "")), "stream ORDERS captures nothing of payments.>"),
-        (two("{ subjects = [\"orders.>\"] }"), "`stream` is missing"),
+        (two("{ subjects = [\"$SYS.>\"] }"), "$SYS.> can't be subscribed to"),
+        (two("{ subjects = [\"a\"], group = \"a b\" }"), "a group's name has"),
+        (two("{ subjects = [\"a\"], buffer = { messages = 0 } }"), "must be between 1 and 65536"),
+        (two("{ subjects = [\"a\"], buffer = { overflow = \"block\" } }"), "is not one of \"drop-oldest\""),
+        (two("{ subjects = [\"a\"], ordering = \"strict\" }"), "needs a `stream`"),
+        (
+            two("{ subjects = [\"a\"] }, { subjects = [\"b\"] }"),
+            "another entry subscribes to plain subjects too",
+        ),
+        (two(&entry("\"orders.>\"", ", group = \"g\"")), "belongs to plain subjects"),
+        (
+            two(&entry("\"orders.>\"", ", ordering = \"sorted\"")),
+            "\"sorted\" is not one of \"unordered\", \"strict\"",
+        ),
+        (
+            two(&entry("\"orders.>\"", ", ordering = { key = { subject_token = 0 } }")),
+            "`subject_token` is between 1 and 64",
+        ),
+        (
+            two(&entry("\"orders.>\"", ", ordering = { key = { header = \"a\", pointer = \"/b\" } }")),
+            "write one of",
+        ),
+        (
+            two(&entry("\"orders.>\"", ", ordering = { key = { pointer = \"b\" } }")),
+            "`pointer` begins with `/`",
+        ),
+        (two(&entry("\"orders.>\"", ", dedup = { ttl = \"1h\" }")), "`key` is missing"),
+        (
+            two(&entry("\"orders.>\"", ", dedup = { key = \"message-id\", ttl = \"1ms\" }")),
+            "must be between 1s and 30d",
+        ),
         (two("{ stream = \"ORDERS\" }"), "`subjects` is missing"),
         (two(&entry("", "")), "`subjects` is missing"),
         (
