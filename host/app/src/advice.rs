@@ -114,8 +114,15 @@ fn subscription(config: &Config, plugin: &PluginConfig, entry: &Subscribe, advic
     }
 }
 
+/// A time as people say it: whole hours or minutes where it is long.
 fn time(duration: Duration) -> String {
-    write_duration(Duration::from_secs(duration.as_secs().max(1)))
+    let seconds = duration.as_secs().max(1);
+    let whole = match seconds {
+        7_200.. => seconds.div_ceil(3_600) * 3_600,
+        300.. => seconds.div_ceil(60) * 60,
+        _ => seconds,
+    };
+    write_duration(Duration::from_secs(whole))
 }
 
 #[cfg(test)]

@@ -8,14 +8,14 @@ use crate::{
     admin::{self, Status},
     broker::Broker,
     config::{
-        self, Config, StreamConfig,
+        self, Config, PluginConfig, StreamConfig,
         checked::{Discard, Retention, Storage},
     },
     plugins::{self, Ready},
     shutdown::Signals,
 };
 use anyhow::Context as _;
-use busway_core::Binding;
+use busway_core::{Binding, binding::Subscription};
 use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
 use busway_engine::{Engine, EngineConfig};
 use busway_transport::{
@@ -155,7 +155,7 @@ async fn start(
     let mut running = Running { nats, lanes: Vec::new(), subscriptions: Vec::new() };
     for plugin in ready {
         plugin.plugin.set_payload_bytes_max(running.nats.max_payload() as u64);
-        for binding in bindings(plugin) {
+        for binding in bindings(plugin.config) {
             open(&mut running, plugin, binding, config.host.ack_wait, (host, recorder, supervisor)).await?;
         }
     }
@@ -188,8 +188,13 @@ async fn open(
     Ok(())
 }
 
-fn bindings(ready: &Ready<'_>) -> Vec<Binding> {
-    let plugin = ready.config;
+/// Every binding that has a durable consumer.
+pub fn stream_bindings(config: &Config) -> Vec<Binding> {
+    let all = config.plugins.iter().flat_map(bindings);
+    all.filter(|binding| matches!(binding.subscription, Subscription::Stream { .. })).collect()
+}
+
+fn bindings(plugin: &PluginConfig) -> Vec<Binding> {
     let binding = |entry: &config::Subscribe| Binding {
         name: entry.name.clone(),
         limits: plugin.limits,
@@ -204,7 +209,8 @@ fn bindings(ready: &Ready<'_>) -> Vec<Binding> {
     plugin.subscribe.iter().map(binding).collect()
 }
 
-fn spec(stream: &StreamConfig) -> StreamSpec {
+/// A stream as the configuration wants it.
+pub fn spec(stream: &StreamConfig) -> StreamSpec {
     StreamSpec {
         name: stream.name.value.clone(),
         subjects: stream.subjects.iter().map(|subject| subject.value.clone()).collect(),

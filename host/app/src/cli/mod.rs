@@ -4,6 +4,7 @@ mod build;
 mod check;
 mod connect;
 mod dlq;
+mod doctor;
 mod inspect;
 mod invoke;
 mod new;
@@ -37,6 +38,7 @@ enum Command {
     Invoke(invoke::InvokeArgs),
     Publish(publish::PublishArgs),
     Dlq(dlq::DlqArgs),
+    Doctor(doctor::DoctorArgs),
     Toolchain(toolchain::ToolchainArgs),
 }
 
@@ -75,6 +77,7 @@ impl Cli {
             Command::Invoke(args) => invoke::run(&args),
             Command::Publish(args) => publish::run(&args),
             Command::Dlq(args) => dlq::run(&args),
+            Command::Doctor(args) => doctor::run(&args),
             Command::Toolchain(args) => toolchain::run(args).map(|()| Exit::Ok),
         }
     }

@@ -169,12 +169,12 @@ impl Spec {
         }
     }
 
-    fn failed(&self, source: ApiError) -> OpenError {
+    pub(super) fn failed(&self, source: ApiError) -> OpenError {
         OpenError::Api { stream: self.stream.to_string(), consumer: self.durable.to_string(), source }
     }
 
     /// What differs and can't be changed in place.
-    fn fixed_differences(&self, is: &Config) -> Vec<Difference> {
+    pub(super) fn fixed_differences(&self, is: &Config) -> Vec<Difference> {
         let mut differences = Vec::new();
         compare(&mut differences, "deliver_subject", &is.deliver_subject, &None);
         compare(&mut differences, "ack_policy", &is.ack_policy, &AckPolicy::Explicit);
@@ -189,7 +189,7 @@ impl Spec {
     }
 
     /// What differs and can be changed in place.
-    fn changeable_differences(&self, is: &Config) -> Vec<Difference> {
+    pub(super) fn changeable_differences(&self, is: &Config) -> Vec<Difference> {
         let wanted = self.config(DeliverPolicy::All);
         let filters = |one: &str, more: &[String]| {
             let mut filters = more.to_vec();
@@ -256,10 +256,16 @@ impl Spec {
         }
     }
 
-    /// Whether somebody changed the consumer so that it no longer is as wanted.
-    pub(super) fn drifted(&self, info: &Info) -> bool {
+    /// Whether somebody changed the consumer so that the host's promises no longer hold. What only changes how much is
+    /// under way is left alone: two hosts with other limits on one durable would change it back and forth for ever.
+    pub(super) fn is_unsafe(&self, info: &Info) -> bool {
+        let only_how_much = |difference: &Difference| match difference.key {
+            "max_ack_pending" | "max_batch" | "max_expires" => true,
+            "ack_wait" => info.config.ack_wait >= self.ack_wait,
+            _ => false,
+        };
         !self.fixed_differences(&info.config).is_empty()
-            || !self.changeable_differences(&info.config).is_empty()
+            || !self.changeable_differences(&info.config).iter().all(only_how_much)
     }
 
     /// Deliveries that may be unacknowledged at once.

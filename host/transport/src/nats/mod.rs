@@ -32,6 +32,7 @@ mod dead_letters;
 mod publish;
 
 mod embedded;
+mod survey;
 
 mod api;
 mod backoff;
@@ -49,6 +50,7 @@ pub use publish::{Durability, NatsPublish, OneMessage, Published};
 pub use refusal::ConnectError;
 pub use settle::NatsSettle;
 pub use source::NatsSource;
+pub use survey::{ConsumerFinding, StreamFinding};
 pub use topology::{Difference, Discard, Ensured, Ownership, Retention, Storage, StreamSpec, TopologyError};
 
 use busway_core::{Binding, port::PublishError};

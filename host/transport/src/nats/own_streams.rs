@@ -5,7 +5,7 @@
 
 use super::{
     connect::Line,
-    topology::{self, TopologyError, compare},
+    topology::{self, Difference, TopologyError, compare},
 };
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use busway_core::{dead_letter, units::ByteSize};
@@ -33,17 +33,23 @@ pub(super) async fn ensure(line: &Line, own: OwnStreams) -> Result<(), TopologyE
         let Some(info) = topology::info(line, &config.name).await.map_err(failed)? else {
             return Err(TopologyError::Missing { stream: config.name.clone() });
         };
-        let mut differences = Vec::new();
-        compare(&mut differences, "subjects", &info.config.subjects, &config.subjects);
-        compare(&mut differences, "retention", &info.config.retention, &config.retention);
-        compare(&mut differences, "discard", &info.config.discard, &config.discard);
-        let (per_subject, wanted) = (info.config.max_messages_per_subject, config.max_messages_per_subject);
-        compare(&mut differences, "max_msgs_per_subject", &per_subject, &wanted);
+        let differences = differences(&config, &info.config);
         if !differences.is_empty() {
             return Err(TopologyError::Differs { stream: config.name, differences });
         }
     }
     Ok(())
+}
+
+/// What the host relies on and is not so.
+pub(super) fn differences(wanted: &Config, is: &Config) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    compare(&mut differences, "subjects", &is.subjects, &wanted.subjects);
+    compare(&mut differences, "retention", &is.retention, &wanted.retention);
+    compare(&mut differences, "discard", &is.discard, &wanted.discard);
+    let (per_subject, wanted) = (is.max_messages_per_subject, wanted.max_messages_per_subject);
+    compare(&mut differences, "max_msgs_per_subject", &per_subject, &wanted);
+    differences
 }
 
 /// What Busway's own streams may take.
@@ -62,7 +68,7 @@ impl Default for OwnStreams {
 }
 
 impl OwnStreams {
-    fn configs(self) -> [Config; 4] {
+    pub(super) fn configs(self) -> [Config; 4] {
         let own = |name: String, subjects: Vec<String>| Config {
             name,
             subjects,

@@ -11,6 +11,7 @@ use super::{
     connect::LineHealth,
     opening::{self, Lost, Opened, Reason, Shared, SourceStatus},
     pull::{Account, EXPIRES, HEARTBEAT, Meaning, Pulse},
+    topology,
 };
 use async_nats::{Client, Message, Subscriber, jetstream::consumer::Info};
 use busway_core::{Delivery, Source, port::BoxFuture};
@@ -292,8 +293,9 @@ impl Open {
             }
         };
         shared.ack_floor.fetch_max(info.ack_floor.stream_sequence, Ordering::Relaxed);
-        if shared.spec.drifted(&info) {
-            warn!(consumer = %shared.spec.durable, "somebody changed the consumer; changing it back");
+        if shared.spec.is_unsafe(&info) {
+            let changes = topology::lines(&shared.spec.changeable_differences(&info.config));
+            warn!(consumer = %shared.spec.durable, %changes, "somebody changed the consumer; changing it back");
             return Step::Reopen(Reason::Consumer);
         }
         let could_come = info.num_pending > 0 && info.num_ack_pending < shared.spec.max_ack_pending();

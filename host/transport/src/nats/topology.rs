@@ -194,6 +194,16 @@ pub(super) async fn create(line: &Line, config: &Config) -> Result<Created, ApiE
 }
 
 fn verify(spec: &StreamSpec, is: &Config) -> Result<Ensured, TopologyError> {
+    let differences = differences(spec, is);
+    if differences.is_empty() {
+        Ok(Ensured::AsWanted)
+    } else {
+        Err(TopologyError::Differs { stream: spec.name.clone(), differences })
+    }
+}
+
+/// What is not as wanted.
+pub(super) fn differences(spec: &StreamSpec, is: &Config) -> Vec<Difference> {
     let wanted = spec.to_config();
     let mut differences = Vec::new();
     let sorted = |subjects: &[String]| {
@@ -210,11 +220,7 @@ fn verify(spec: &StreamSpec, is: &Config) -> Result<Ensured, TopologyError> {
     compare(&mut differences, "duplicate_window", &is.duplicate_window, &wanted.duplicate_window);
     compare(&mut differences, "replicas", &is.num_replicas, &wanted.num_replicas);
     compare(&mut differences, "discard", &is.discard, &wanted.discard);
-    if differences.is_empty() {
-        Ok(Ensured::AsWanted)
-    } else {
-        Err(TopologyError::Differs { stream: spec.name.clone(), differences })
-    }
+    differences
 }
 
 impl StreamSpec {
