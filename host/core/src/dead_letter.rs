@@ -223,7 +223,11 @@ pub fn class_of(letter: &Headers) -> Option<FailureClass> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::port::{Message, Receipt};
+    use crate::{
+        LogLevel, LogLine,
+        port::{Message, Receipt},
+    };
+    use std::time::Duration;
 
     fn letter(headers: &[(&str, &str)], payload: &'static [u8]) -> DeadLetter {
         let delivery = Delivery {
@@ -264,6 +268,31 @@ mod tests {
         assert_eq!(letter.headers.get(REASON), Some("a  b"));
         assert_eq!(letter.headers.get(ATTEMPTS), Some("1"));
         assert!(letter.headers.iter().all(|(_, value)| !value.contains(char::is_control)));
+    }
+
+    #[test]
+    fn a_letter_tells_what_the_failing_attempt_logged_and_used_and_who_ran_each() {
+        let mut failure = Failure::new(FailureClass::Cpu, "processor", "spent");
+        let line = |n: usize| LogLine {
+            level: LogLevel::Warn,
+            context: "db".into(),
+            message: format!("line {n}\nforged: x"),
+        };
+        failure.evidence.logs = (0..LOGS_MAX + 5).map(line).collect();
+        failure.evidence.used.cpu = Duration::from_micros(1500);
+        let mut record = AttemptRecord::default();
+        let ran = Duration::from_millis(2);
+        record.push(FailedRun {
+            version: "0123456789ab".into(),
+            ran,
+            ..FailedRun::for_test(FailureClass::Cpu)
+        });
+        let mut lines = Headers::new();
+        push_failure(&mut lines, &failure, &record);
+        let logs: Vec<_> = lines.iter().filter(|(name, _)| *name == LOG).map(|(_, value)| value).collect();
+        assert_eq!((logs.len(), logs[0]), (LOGS_MAX, "warn db: line 5 forged: x"));
+        assert!(lines.get(USED).is_some_and(|used| used.contains("cpu=1500us")));
+        assert!(lines.get(ATTEMPT).is_some_and(|line| line.contains("version=0123456789ab ran=2000us")));
     }
 
     #[test]

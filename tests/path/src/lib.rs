@@ -33,10 +33,21 @@ impl TestHost {
 
     /// The same on a broker that has a past.
     pub fn start_on(broker: MemoryBroker, steps: impl IntoIterator<Item = Step>) -> Self {
+        Self::start_with(broker, steps, |_| {})
+    }
+
+    /// The same with a binding that is a little different.
+    pub fn start_with(
+        broker: MemoryBroker,
+        steps: impl IntoIterator<Item = Step>,
+        change: impl FnOnce(&mut Binding),
+    ) -> Self {
+        let mut binding = binding();
+        change(&mut binding);
         let handler = Arc::new(ScriptedHandler::new(steps));
         let mut registry = Registry::default();
         let parts = LaneParts {
-            binding: binding(),
+            binding,
             digest: Digest::of(b"plugin"),
             handler: Arc::clone(&handler) as _,
             settle: Arc::new(broker.clone()),

@@ -87,6 +87,16 @@ async fn what_may_not_be_published_is_refused_by_its_own_error() {
 }
 
 #[tokio::test]
+async fn a_guest_that_traps_after_a_denied_call_failed_by_the_denial() {
+    let data = r#"(data (i32.const 16) "orders.created")"#;
+    let body = "(call $publish (i32.const 16) (i32.const 14) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 2048))
+         (if (i32.load8_u (i32.const 2048)) (then unreachable)) (i32.const 1024)";
+    let report = run(&guest(PUBLISH, data, body), b"").await;
+    let failed = failure(&report);
+    assert_eq!((failed.class, &*failed.code), (FailureClass::Denied, "denied"), "{failed:?}");
+}
+
+#[tokio::test]
 async fn a_message_beyond_the_brokers_limit_or_the_budget_is_refused() {
     let roomy = Limits { memory: ByteSize::mib(16), ..Limits::default() };
     let report = run_within(&echo("out.echo"), &vec![0; (1 << 20) + 1], roomy).await;

@@ -258,14 +258,13 @@ impl Spec {
 
     /// Whether somebody changed the consumer so that the host's promises no longer hold. What only changes how much is
     /// under way is left alone: two hosts with other limits on one durable would change it back and forth for ever.
-    pub(super) fn is_unsafe(&self, info: &Info) -> bool {
+    pub(super) fn is_unsafe(&self, is: &Config) -> bool {
         let only_how_much = |difference: &Difference| match difference.key {
             "max_ack_pending" | "max_batch" | "max_expires" => true,
-            "ack_wait" => info.config.ack_wait >= self.ack_wait,
+            "ack_wait" => is.ack_wait >= self.ack_wait,
             _ => false,
         };
-        !self.fixed_differences(&info.config).is_empty()
-            || !self.changeable_differences(&info.config).iter().all(only_how_much)
+        !self.fixed_differences(is).is_empty() || !self.changeable_differences(is).iter().all(only_how_much)
     }
 
     /// Deliveries that may be unacknowledged at once.
@@ -335,5 +334,32 @@ impl Spec {
             &json!({ "stream_name": &*self.stream, "config": config, "action": action }),
         )
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_nats::jetstream::consumer::IntoConsumerConfig as _;
+
+    /// Whether a host changes its consumer back after somebody changed it so.
+    fn is_changed_back(edit: impl FnOnce(&mut Config)) -> bool {
+        let stream = Subscription::Stream { stream: "S".into(), filters: vec!["in.>".parse().unwrap()] };
+        let binding = Binding::new("p".parse().unwrap(), stream);
+        let spec = Spec::of(&binding, ConsumerSettings::default()).unwrap();
+        let mut config = spec.config(DeliverPolicy::All).into_consumer_config();
+        edit(&mut config);
+        spec.is_unsafe(&config)
+    }
+
+    #[test]
+    fn what_breaks_a_promise_is_changed_back_and_how_much_is_under_way_is_left_to_whoever_changed_it() {
+        assert!(!is_changed_back(|_| {}));
+        assert!(!is_changed_back(|config| config.max_ack_pending = 7));
+        assert!(!is_changed_back(|config| config.ack_wait *= 2));
+        assert!(is_changed_back(|config| config.ack_wait = Duration::from_secs(1)));
+        assert!(is_changed_back(|config| config.max_deliver = 1));
+        assert!(is_changed_back(|config| config.filter_subject = "in.a".into()));
+        assert!(is_changed_back(|config| config.headers_only = true));
     }
 }

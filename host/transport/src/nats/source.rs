@@ -293,7 +293,7 @@ impl Open {
             }
         };
         shared.ack_floor.fetch_max(info.ack_floor.stream_sequence, Ordering::Relaxed);
-        if shared.spec.is_unsafe(&info) {
+        if shared.spec.is_unsafe(&info.config) {
             let changes = topology::lines(&shared.spec.changeable_differences(&info.config));
             warn!(consumer = %shared.spec.durable, %changes, "somebody changed the consumer; changing it back");
             return Step::Reopen(Reason::Consumer);
