@@ -81,7 +81,7 @@ fn tell(config: &Config, ready: &[Ready<'_>]) -> anyhow::Result<()> {
         config.nats.urls.join(", ")
     };
     let (plugins, streams) = (counted(ready.len(), "plugin"), counted(config.streams.len(), "stream"));
-    print::line(format!("ok: {plugins}, {streams}, broker {broker}"))
+    print::line(format!("ok: {plugins}, {streams}, broker {broker} (`busway doctor` asks it)"))
 }
 
 fn counted(number: usize, what: &str) -> String {
