@@ -4,11 +4,12 @@
 //! which of these it becomes is decided here, so that it can be read and tested as tables. The other host crates carry
 //! the decisions out; they meet only through the traits in [`port`].
 //!
-//! Reading order: [`subject`], [`headers`], [`event`], [`key`], [`pointer`], [`plugin`], [`limits`], [`outcome`], [`backoff`],
-//! [`retry`], [`verdict`], [`dead_letter`], [`binding`], [`port`].
+//! Reading order: [`subject`], [`headers`], [`event`], [`key`], [`pointer`], [`plugin`], [`limits`], [`outcome`],
+//! [`backoff`], [`retry`], [`verdict`], [`breaker`], [`dead_letter`], [`binding`], [`port`].
 
 pub mod backoff;
 pub mod binding;
+pub mod breaker;
 pub mod dead_letter;
 pub mod event;
 pub mod headers;
@@ -26,6 +27,7 @@ pub mod verdict;
 
 pub use backoff::Backoff;
 pub use binding::{AckPolicy, Binding};
+pub use breaker::Breaker;
 pub use dead_letter::DeadLetter;
 pub use event::{Event, EventId, Position};
 pub use headers::Headers;

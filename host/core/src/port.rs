@@ -85,6 +85,7 @@ pub struct Returned {
 /// Where deliveries come from: one per binding.
 pub trait Source: Send {
     /// The next delivery. `room` is how many more this host can hold; the source asks the broker for no more than that.
+    /// With no room at all it asks for nothing and gives only what was on its way.
     /// None when the source was closed. Trouble at the broker is waited out inside. Cancel safe: a delivery that was
     /// taken from the broker is not lost when the future is dropped.
     fn next(&mut self, room: usize) -> BoxFuture<'_, Option<Delivery>>;
