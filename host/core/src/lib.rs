@@ -4,8 +4,8 @@
 //! which of these it becomes is decided here, so that it can be read and tested as tables. The other host crates carry
 //! the decisions out; they meet only through the traits in [`port`].
 //!
-//! Reading order: [`subject`], [`headers`], [`event`], [`key`], [`pointer`], [`plugin`], [`limits`], [`outcome`],
-//! [`backoff`], [`retry`], [`verdict`], [`breaker`], [`dead_letter`], [`binding`], [`port`].
+//! Reading order: [`subject`], [`headers`], [`event`], [`reply`], [`key`], [`pointer`], [`plugin`], [`limits`],
+//! [`outcome`], [`backoff`], [`retry`], [`verdict`], [`breaker`], [`dead_letter`], [`binding`], [`port`].
 
 pub mod backoff;
 pub mod binding;
@@ -19,6 +19,7 @@ pub mod outcome;
 pub mod plugin;
 pub mod pointer;
 pub mod port;
+pub mod reply;
 pub mod retry;
 pub mod subject;
 pub mod trace;
@@ -38,7 +39,8 @@ pub use outcome::{
     Reply, Report, Used,
 };
 pub use plugin::{Digest, PluginName};
-pub use port::{Delivery, Handler, Message, Publish, Receipt, Settle, Source};
+pub use port::{Delivery, Handler, Message, Publish, Receipt, Request, Settle, Source};
+pub use reply::ReplySubject;
 pub use retry::{Attempt, AttemptRecord, ClassPolicy, FailedRun, RetryPolicy};
 pub use subject::{OutputSubject, Subject, SubjectFilter};
 pub use verdict::Verdict;

@@ -25,6 +25,8 @@ pub struct Limits {
     pub log_lines: u32,
 }
 
+/// Requests that one attempt may make.
+pub const REQUESTS_MAX: u32 = 16;
 /// Bytes of the longest log line that is kept; the rest is cut and marked.
 pub const LOG_LINE_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of log text that one attempt may write.

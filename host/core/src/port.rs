@@ -1,10 +1,11 @@
-//! The four seams between the path of an event and the world: [`Source`], [`Settle`], [`Publish`], [`Handler`].
+//! The four seams between the path of an event and the world: [`Source`], [`Settle`], [`Publish`], [`Handler`]; and the
+//! one between a plugin and other services: [`Request`].
 //!
-//! Each has two implementations in the tree: NATS and the in-memory broker of the tests for the first three, the sandbox
-//! and the scripted handler of the tests for the last. Futures are boxed: the traits are used as objects, and one small
+//! Each has two implementations in the tree: NATS and one of the tests, for [`Handler`] the sandbox and the scripted
+//! handler of the tests. Futures are boxed: the traits are used as objects, and one small
 //! allocation is nothing beside a sandbox.
 
-use crate::{Attempt, AttemptRecord, DeadLetter, Event, EventId, Headers, Position, Report};
+use crate::{Attempt, AttemptRecord, DeadLetter, Event, EventId, Headers, Position, ReplySubject, Report};
 use bytes::Bytes;
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -65,12 +66,12 @@ pub struct Receipt {
     /// When the broker stored the event, in milliseconds since the Unix epoch.
     pub published_at_ms: Option<u64>,
     /// The sequence of the message that was given, in the stream that it was given from: custody is kept by it. The same
-    /// as the position's, except for what came back; none for plain subjects.
+    /// as the position's, except for what came back; for plain subjects a number that this host counts.
     pub held_as: Option<u64>,
     /// Set when the event was parked or redriven and came back to this plugin alone.
     pub returned: Option<Returned>,
     /// Who waits for an answer. Never shown to a guest.
-    pub reply_to: Option<String>,
+    pub reply_to: Option<ReplySubject>,
     /// The transport's own handle; opaque to everybody else.
     pub token: String,
 }
@@ -249,6 +250,48 @@ pub enum PublishError {
     #[error("the broker refused: {0}")]
     Refused(String),
     /// No answer in time, or no connection; it may have been stored.
+    #[error("the broker did not answer: {0}")]
+    Unreachable(String),
+}
+
+/// Asks other services at once, for plugins: what `bus.request` needs.
+pub trait Request: Send + Sync {
+    /// Sends a request and gives the first answer. Its wait ends at `wait`, whatever the broker does. Cancel safe: nobody
+    /// hears the answer then, but the request was made.
+    fn request<'a>(
+        &'a self,
+        message: &'a Message,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<Message, RequestError>>;
+}
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// No answer in time; it may have been handled.
+    #[error("no answer in time")]
+    Timeout,
+    /// Nobody listens.
+    #[error("nobody listens")]
+    NoResponders,
+    /// A stream captures the subject: the request would be a durable publish that is not held back. It was not sent.
+    #[error("the stream {stream} captures the subject")]
+    Captured {
+        /// Which stream.
+        stream: String,
+    },
+    /// The request or its answer is larger than the broker takes.
+    #[error("larger than the broker takes: {0}")]
+    TooLarge(String),
+    /// The service answered that it failed.
+    #[error("the service answers {code}: {words}")]
+    Service {
+        /// The service's own code.
+        code: String,
+        /// What it says.
+        words: String,
+    },
+    /// It could not be sent now.
     #[error("the broker did not answer: {0}")]
     Unreachable(String),
 }
