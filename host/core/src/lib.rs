@@ -5,8 +5,10 @@
 //! the decisions out; they meet only through the traits in [`port`].
 //!
 //! Reading order: [`subject`], [`headers`], [`event`], [`reply`], [`key`], [`pointer`], [`plugin`], [`limits`],
-//! [`outcome`], [`backoff`], [`retry`], [`verdict`], [`breaker`], [`dead_letter`], [`binding`], [`port`].
+//! [`outcome`], [`backoff`], [`retry`], [`verdict`], [`breaker`], [`dead_letter`], [`binding`], [`audit`],
+//! [`port`].
 
+pub mod audit;
 pub mod backoff;
 pub mod binding;
 pub mod breaker;
