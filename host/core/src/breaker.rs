@@ -33,7 +33,7 @@ impl Sign {
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Done { .. } => Self::Well,
-            Outcome::Refused(_) => Self::Neither,
+            Outcome::Duplicate { .. } | Outcome::Refused(_) => Self::Neither,
             Outcome::Failed(failure) => match failure.class {
                 FailureClass::Reject => Self::Well,
                 FailureClass::Undecodable | FailureClass::Loop | FailureClass::Expired => Self::Neither,
@@ -403,6 +403,6 @@ mod tests {
             assert_eq!(sign(class), expected, "{class}");
         }
         assert_eq!(Sign::of(&Outcome::Refused(Refusal::NoSandbox(String::new()))), Sign::Neither);
-        assert_eq!(Sign::of(&Outcome::Done { outputs: 1 }), Sign::Well);
+        assert_eq!(Sign::of(&Outcome::Done { released: Default::default(), core: 0 }), Sign::Well);
     }
 }

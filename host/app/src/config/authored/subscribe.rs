@@ -143,12 +143,10 @@ fn key(section: &Section<'_>) -> Option<KeySource> {
     let (header, pointer, token) =
         (table.text("header"), table.text("pointer"), table.count("subject_token"));
     table.finish();
-    let refuse = |what: &str| {
-        table.document().refuse(&table.place(), what);
-        None
-    };
     if ways != 1 {
-        return refuse("write one of { header = \"…\" }, { pointer = \"/…\" }, { subject_token = 2 }");
+        let what = "write one of { header = \"…\" }, { pointer = \"/…\" }, { subject_token = 2 }";
+        table.document().refuse(&table.place(), what);
+        return None;
     }
     let source = match (header, pointer, token) {
         (Some(header), ..) => KeySource::header(&header.value),
@@ -157,5 +155,11 @@ fn key(section: &Section<'_>) -> Option<KeySource> {
         // It was of a wrong kind, which is told already.
         (None, None, None) => return None,
     };
-    source.map_or_else(|why| refuse(&why.to_string()), Some)
+    match source {
+        Ok(source) => Some(source),
+        Err(why) => {
+            table.document().refuse(&table.place(), why.to_string());
+            None
+        }
+    }
 }
