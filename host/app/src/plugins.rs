@@ -3,9 +3,16 @@
 //! Every mistake of every plugin is told at once, with the line of the configuration it comes from. `busway check` walks
 //! the same path and stops before events arrive.
 
-use crate::config::{Config, Located, Mistake, PluginConfig, Refused, reader::FreeText};
+use crate::{
+    cli::compile,
+    config::{Config, Located, Mistake, PluginConfig, Refused, reader::FreeText},
+};
+use anyhow::Context as _;
 use busway_core::Digest;
-use busway_engine::{ConfigType, Engine, Grants, LoadError, Loaded, Manifest, Plugin, PluginSpec};
+use busway_engine::{
+    ChildCompiler, CompileBounds, Compiling, ConfigType, Engine, EngineConfig, Grants, LoadError, Loaded,
+    Manifest, Plugin, PluginSpec,
+};
 use std::{
     collections::BTreeMap,
     fs,
@@ -27,6 +34,18 @@ pub struct Ready<'c> {
     pub plugin: Arc<Plugin>,
     /// What the operator should know and may ignore.
     pub warnings: Vec<String>,
+}
+
+/// The engine of a host: what plugins are compiled to is kept in the state folder, and compiled in a child of this program.
+///
+/// # Errors
+/// This machine can't run it, or the folder can't be used.
+pub fn engine(config: &Config) -> anyhow::Result<Engine> {
+    let bounds = CompileBounds::default();
+    let program = std::env::current_exe().context("this program does not know where it lies")?;
+    let child = ChildCompiler { program, arguments: compile::arguments(bounds), bounds };
+    let config = EngineConfig { cache_dir: Some(config.cache()), compiling: Compiling::Child(child) };
+    Ok(Engine::new(config)?)
 }
 
 /// Loads every plugin and runs each one's trial. `mistakes` are those found in the configuration before.

@@ -17,7 +17,6 @@ use crate::{
 use anyhow::Context as _;
 use busway_core::{Binding, binding::Subscription};
 use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
-use busway_engine::{Engine, EngineConfig};
 use busway_transport::{
     ConsumerSettings, Ensured, Nats, NatsConfig, OwnStreams, SourceStatus, StreamSpec,
     nats::{Discard as NatsDiscard, Ownership, Retention as NatsRetention, Storage as NatsStorage},
@@ -46,7 +45,7 @@ struct Running {
 pub async fn run(file: &Path, guest: Handle) -> anyhow::Result<Exit> {
     let mut signals = Signals::listen().context("signals can't be listened to")?;
     let (config, mistakes) = config::read(file);
-    let engine = Engine::new(EngineConfig { cache_dir: Some(config.cache()) })?;
+    let engine = plugins::engine(&config)?;
     let ready = plugins::load_all(&engine, &config, mistakes, PAYLOAD_BYTES_MAX).await?;
     for plugin in &ready {
         tell(plugin);

@@ -119,9 +119,10 @@ impl Cache {
 }
 
 #[expect(unsafe_code, reason = "loading native code is what a cache of compiled plugins is for")]
-fn deserialize(engine: &wasmtime::Engine, compiled: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: the bytes must be what `Component::serialize` wrote. They carry a code made with a key that only this user
-    // can read, over these bytes and the engine's settings; `Cache::get` has just checked it, and nothing else calls this.
+pub(crate) fn deserialize(engine: &wasmtime::Engine, compiled: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: the bytes must be what wasmtime itself wrote. There are two callers. `Cache::get` has just checked a code made
+    // with a key that only this user can read, over these bytes and the engine's settings. `Engine::load` has them from a
+    // child process that is this same program and was given nothing but a component.
     unsafe { Component::deserialize(engine, compiled) }
 }
 

@@ -5,6 +5,8 @@
 
 use crate::{
     bindings::PluginIndices,
+    cache,
+    compiler::Compiling,
     engine::Engine,
     inspect::{Inspection, inspect},
     manifest::{Manifest, ManifestError},
@@ -78,6 +80,16 @@ pub enum LoadError {
     /// Components inside of components without end.
     #[error("components inside of components, more than 100 deep")]
     TooDeep,
+    /// More of something than a plugin may have.
+    #[error("{found} {what}, more than the {most} that a plugin may have")]
+    TooComplex {
+        /// Of what.
+        what: &'static str,
+        /// How many there are, at least.
+        found: u64,
+        /// How many there may be.
+        most: u64,
+    },
     /// Cut or damaged.
     #[error("a damaged or cut component, at byte {offset}: {why}")]
     Malformed {
@@ -181,7 +193,10 @@ impl Engine {
         if let Some(component) = self.cache().and_then(|cache| cache.get(self.wasmtime(), digest)) {
             return Ok(component);
         }
-        let component = Component::from_binary(self.wasmtime(), bytes);
+        let component = match &*self.compiling() {
+            Compiling::Here => Component::from_binary(self.wasmtime(), bytes),
+            Compiling::Child(child) => cache::deserialize(self.wasmtime(), &child.compile(bytes)?),
+        };
         let component = component.map_err(|why| LoadError::Compile(format!("{why:#}")))?;
         if let Some(cache) = self.cache() {
             cache.put(digest, &component);

@@ -3,11 +3,11 @@
 //! Nearly everything is off: most of wasmtime's advisories stand in proposals that plugins do not need. What stays on,
 //! and why, is told beside it. There is one engine per process.
 
-use crate::{bindings, cache::Cache, store::State};
+use crate::{bindings, cache::Cache, compiler::Compiling, store::State};
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -34,6 +34,8 @@ const SANDBOXES_MAX: u32 = 256;
 pub struct EngineConfig {
     /// Where compiled plugins are kept, for this user only; none to compile every time.
     pub cache_dir: Option<PathBuf>,
+    /// Where plugins are compiled.
+    pub compiling: Compiling,
 }
 
 /// Why there is no engine.
@@ -63,6 +65,8 @@ struct Inner {
     engine: wasmtime::Engine,
     linker: Linker<State>,
     cache: Option<Cache>,
+    /// Held while a plugin is compiled: one at a time.
+    compiling: Mutex<Compiling>,
     stopped: Arc<AtomicBool>,
 }
 
@@ -84,7 +88,8 @@ impl Engine {
         let linker = bindings::linker(&engine).map_err(setup)?;
         let cache = config.cache_dir.map(|folder| Cache::open(folder, &engine)).transpose()?;
         let stopped = start_clock(engine.clone())?;
-        Ok(Self { inner: Arc::new(Inner { engine, linker, cache, stopped }) })
+        let compiling = Mutex::new(config.compiling);
+        Ok(Self { inner: Arc::new(Inner { engine, linker, cache, compiling, stopped }) })
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
@@ -93,6 +98,11 @@ impl Engine {
 
     pub(crate) fn linker(&self) -> &Linker<State> {
         &self.inner.linker
+    }
+
+    /// Where plugins are compiled; nobody else compiles while it is held.
+    pub(crate) fn compiling(&self) -> MutexGuard<'_, Compiling> {
+        self.inner.compiling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn cache(&self) -> Option<&Cache> {
@@ -127,7 +137,8 @@ fn start_clock(engine: wasmtime::Engine) -> Result<Arc<AtomicBool>, EngineError>
     spawned.map(|_clock| stopped).map_err(|why| EngineError::Setup(why.to_string()))
 }
 
-fn settings(allocation: InstanceAllocationStrategy) -> Config {
+/// What decides about the native code, and about how sandboxes are made.
+pub(crate) fn settings(allocation: InstanceAllocationStrategy) -> Config {
     let mut config = Config::new();
     config.strategy(Strategy::Cranelift).cranelift_opt_level(OptLevel::Speed);
     config.allocation_strategy(allocation);

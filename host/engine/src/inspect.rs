@@ -3,6 +3,7 @@
 use crate::{
     component::LoadError,
     manifest::{Manifest, SECTION},
+    structure::Parts,
 };
 use busway_core::Digest;
 use wasmparser::{Encoding, Parser, Payload};
@@ -42,9 +43,10 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
         manifest: None,
         modules: 0,
     };
-    let mut depth = 0usize;
+    let (mut depth, mut parts) = (0usize, Parts::default());
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(LoadError::malformed)?;
+        parts.count(&payload)?;
         match payload {
             Payload::Version { .. } if depth == NESTING_MAX => return Err(LoadError::TooDeep),
             Payload::Version { .. } => depth += 1,

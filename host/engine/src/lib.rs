@@ -9,9 +9,11 @@ mod engine;
 
 mod bindings;
 mod cache;
+mod compiler;
 mod component;
 mod inspect;
 mod manifest;
+mod structure;
 
 mod capability;
 mod cpu;
@@ -22,6 +24,7 @@ mod classify;
 mod instance;
 
 pub use capability::bus::Grants;
+pub use compiler::{ChildCompiler, CompileBounds, Compiling, compile_child};
 pub use component::{LoadError, Loaded};
 pub use engine::{Engine, EngineConfig, EngineError};
 pub use inspect::{Inspection, inspect};

@@ -260,9 +260,13 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<Opt
     }
 }
 
+/// The program that is tested.
+pub fn binary() -> PathBuf {
+    env::var_os("BUSWAY_BIN").map_or_else(|| workspace().join("target/debug/busway"), PathBuf::from)
+}
+
 fn program(folder: &Path) -> Result<Command> {
-    let path =
-        env::var_os("BUSWAY_BIN").map_or_else(|| workspace().join("target/debug/busway"), PathBuf::from);
+    let path = binary();
     ensure!(
         path.is_file(),
         "{}: no such program; run `cargo build -p busway`, or `cargo xtask test`",

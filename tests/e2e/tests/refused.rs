@@ -189,3 +189,43 @@ async fn a_file_that_is_missing_or_no_toml_and_an_unknown_command_are_wrong_usag
     folder.told(&["check"]).await?;
     Ok(())
 }
+
+/// A component that is small and valid, within every bound of its parts, and takes minutes to compile.
+fn bomb() -> Vec<u8> {
+    let locals = "i64 ".repeat(9_900);
+    let depth = 2_500;
+    let mut loops = String::new();
+    for n in 0..depth {
+        loops.push_str(&format!(
+            "(local.set {} (i64.add (local.get {}) (i64.const 1))) (loop ",
+            n % 9_900,
+            (n * 7) % 9_900
+        ));
+    }
+    loops.push_str(&")".repeat(depth));
+    component(&guest(
+        "",
+        &format!("(func (export \"bomb\") (local {locals}) {loops})"),
+        busway_sandbox_tests::OK,
+    ))
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_made_to_be_expensive_to_compile_ends_the_compiler_and_not_the_host() -> Result<()> {
+    let folder = Folder::new("")?;
+    folder.write("bomb.wasm", bomb())?;
+    let child = |arguments: &'static str| {
+        let (program, file) = (busway_e2e_tests::binary(), folder.path("bomb.wasm"));
+        async move {
+            let mut command = tokio::process::Command::new(program);
+            command.args(arguments.split(' ')).stdin(std::fs::File::open(file)?).kill_on_drop(true);
+            Ok::<_, anyhow::Error>(tokio::time::timeout(busway_e2e_tests::PATIENCE, command.output()).await??)
+        }
+    };
+    use std::os::unix::process::ExitStatusExt as _;
+    let by_time = child("compile --cpu-s 1 --memory-mib 2048").await?;
+    ensure!(matches!(by_time.status.signal(), Some(24 | 9)), "{by_time:?}");
+    let by_memory = child("compile --cpu-s 30 --memory-mib 200").await?;
+    ensure!(!by_memory.status.success() && by_memory.stdout.is_empty(), "{by_memory:?}");
+    Ok(())
+}

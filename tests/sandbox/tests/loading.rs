@@ -73,7 +73,9 @@ fn random_and_mutated_bytes_are_refused_and_never_more_than_that() {
 fn native_code_is_refused_before_anything_is_mapped() {
     // A24: what wasmtime itself writes, taken from a cache, without the cache's code in front.
     let folder = tempfile::tempdir().unwrap();
-    let cached = Engine::new(EngineConfig { cache_dir: Some(folder.path().join("cache")) }).unwrap();
+    let cached =
+        Engine::new(EngineConfig { cache_dir: Some(folder.path().join("cache")), ..EngineConfig::default() })
+            .unwrap();
     cached.load(&component(&echo("out.x"))).unwrap();
     let file = compiled_file(&folder.path().join("cache"));
     let native = fs::read(&file).unwrap().split_off(32);
@@ -131,6 +133,32 @@ fn push_section(bytes: &mut Vec<u8>, id: u8, content: &[u8]) {
     }
     bytes.push(length as u8);
     bytes.extend(content);
+}
+
+#[test]
+fn a_part_beyond_its_bound_is_refused_before_anything_is_compiled() {
+    // A18, A19
+    let whole = |fields: &str| component(&guest("", fields, OK));
+    let many = str::repeat;
+    let table = [
+        (
+            format!("(func (local {}))", many("i64 ", 10_001)),
+            "10001 locals in one function, more than the 10000",
+        ),
+        (
+            format!("(func {})", many("(drop (i64.const 1))", 400_000)),
+            "bytes in one function, more than the 1048576",
+        ),
+        (many("(func)", 50_001), "functions, more than the 50000"),
+        (many("(type (func))", 50_001), "types, more than the 50000"),
+    ];
+    for (fields, expected) in table {
+        let started = std::time::Instant::now();
+        let told = refused(&whole(&fields));
+        assert!(told.contains(expected), "{told}");
+        // Compiling any of them takes longer.
+        assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}: {told}", started.elapsed());
+    }
 }
 
 #[test]
@@ -243,7 +271,8 @@ async fn a_compiled_plugin_is_kept_and_a_file_that_was_tampered_with_is_compiled
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
     let bytes = component(&echo("out.x"));
-    let engine = || Engine::new(EngineConfig { cache_dir: Some(cache.clone()) }).unwrap();
+    let engine =
+        || Engine::new(EngineConfig { cache_dir: Some(cache.clone()), ..EngineConfig::default() }).unwrap();
     engine().load(&bytes).unwrap();
     let file = compiled_file(&cache);
     let kept = fs::read(&file).unwrap();
@@ -269,7 +298,8 @@ async fn a_compiled_plugin_is_kept_and_a_file_that_was_tampered_with_is_compiled
 fn a_cache_folder_that_others_may_write_to_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let refused = Engine::new(EngineConfig { cache_dir: Some(folder.path().to_owned()) });
+    let refused =
+        Engine::new(EngineConfig { cache_dir: Some(folder.path().to_owned()), ..EngineConfig::default() });
     assert!(matches!(refused, Err(EngineError::Cache { .. })));
 }
 
@@ -279,14 +309,15 @@ fn a_cache_folder_or_a_key_that_somebody_else_made_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let given_away = chown(folder.path(), Some(12_345), None).is_ok();
     let theirs = if given_away { folder.path() } else { Path::new("/") };
-    let refused = Engine::new(EngineConfig { cache_dir: Some(theirs.to_owned()) });
+    let refused = Engine::new(EngineConfig { cache_dir: Some(theirs.to_owned()), ..EngineConfig::default() });
     assert!(matches!(refused, Err(EngineError::Cache { .. })));
 
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     fs::write(folder.path().join("key"), [7; 64]).unwrap();
     fs::set_permissions(folder.path().join("key"), fs::Permissions::from_mode(0o644)).unwrap();
-    let refused = Engine::new(EngineConfig { cache_dir: Some(folder.path().to_owned()) });
+    let refused =
+        Engine::new(EngineConfig { cache_dir: Some(folder.path().to_owned()), ..EngineConfig::default() });
     assert!(
         matches!(&refused, Err(EngineError::Cache { why, .. }) if why.to_string().contains("key")),
         "{refused:?}"
@@ -294,7 +325,8 @@ fn a_cache_folder_or_a_key_that_somebody_else_made_is_refused() {
     fs::remove_file(folder.path().join("key")).unwrap();
     let elsewhere = folder.path().join("elsewhere");
     symlink(&elsewhere, folder.path().join("key")).unwrap();
-    let refused = Engine::new(EngineConfig { cache_dir: Some(folder.path().to_owned()) });
+    let refused =
+        Engine::new(EngineConfig { cache_dir: Some(folder.path().to_owned()), ..EngineConfig::default() });
     assert!(refused.is_err() && !elsewhere.exists());
 }
 

@@ -8,7 +8,6 @@ use crate::{
     telemetry::{self, LogFormat},
 };
 use busway_core::{SubjectFilter, binding::Ordering};
-use busway_engine::{Engine, EngineConfig};
 use clap::Args;
 use serde_json::json;
 
@@ -50,7 +49,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
 
 async fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let (config, mistakes) = config::read(&args.file.config);
-    let engine = Engine::new(EngineConfig { cache_dir: Some(config.cache()) })?;
+    let engine = plugins::engine(&config)?;
     let ready = plugins::load_all(&engine, &config, mistakes, PAYLOAD_BYTES_MAX).await?;
     match args.output {
         OutputFormat::Text => tell(&config, &ready),

@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+pub mod compile;
 mod connect;
 mod dlq;
 mod doctor;
@@ -32,6 +33,7 @@ pub struct Cli {
 enum Command {
     Up(up::UpArgs),
     Check(check::CheckArgs),
+    Compile(compile::CompileArgs),
     New(new::NewArgs),
     Build(build::BuildArgs),
     Inspect(inspect::InspectArgs),
@@ -71,6 +73,7 @@ impl Cli {
         match self.command {
             Command::Up(args) => up::run(args),
             Command::Check(args) => check::run(&args),
+            Command::Compile(args) => compile::run(&args),
             Command::New(args) => new::run(args).map(|()| Exit::Ok),
             Command::Build(args) => build::run(args).map(|()| Exit::Ok),
             Command::Inspect(args) => inspect::run(&args),
