@@ -4,7 +4,7 @@
 //! which of these it becomes is decided here, so that it can be read and tested as tables. The other host crates carry
 //! the decisions out; they meet only through the traits in [`port`].
 //!
-//! Reading order: [`subject`], [`headers`], [`event`], [`key`], [`plugin`], [`limits`], [`outcome`], [`backoff`],
+//! Reading order: [`subject`], [`headers`], [`event`], [`key`], [`pointer`], [`plugin`], [`limits`], [`outcome`], [`backoff`],
 //! [`retry`], [`verdict`], [`dead_letter`], [`binding`], [`port`].
 
 pub mod backoff;
@@ -16,6 +16,7 @@ pub mod key;
 pub mod limits;
 pub mod outcome;
 pub mod plugin;
+pub mod pointer;
 pub mod port;
 pub mod retry;
 pub mod subject;
