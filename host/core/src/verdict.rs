@@ -32,7 +32,7 @@ impl RetryPolicy {
     /// 4 … 30 s), so that a broker in trouble is not asked in a tight loop.
     pub fn verdict(&self, outcome: &Outcome, history: &AttemptRecord, receipt: &Receipt) -> Verdict {
         match outcome {
-            Outcome::Done { .. } => Verdict::Ack,
+            Outcome::Done { .. } | Outcome::Duplicate { .. } => Verdict::Ack,
             Outcome::Refused(Refusal::LeaseLost) => Verdict::Leave,
             Outcome::Refused(_) => Verdict::PutBack { after: put_back_wait(receipt.delivered) },
             Outcome::Failed(failure) if self.is_spent(failure, history) => Verdict::DeadLetter(failure.class),
@@ -51,7 +51,7 @@ fn put_back_wait(delivered: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Backoff, ClassPolicy, FailedRun, Failure};
+    use crate::{Backoff, ClassPolicy, EventId, FailedRun, Failure, port::Released};
 
     const WAIT: Verdict = Verdict::Retry { after: Duration::from_secs(7) };
 
@@ -131,6 +131,17 @@ mod tests {
         for failed in 0..100 {
             let verdict = verdict(&policy(), &Outcome::Refused(Refusal::Draining), &runs[..failed]);
             assert!(matches!(verdict, Verdict::PutBack { .. }));
+        }
+    }
+
+    #[test]
+    fn a_duplicate_is_acknowledged_like_an_event_that_is_done() {
+        let outcomes = [
+            Outcome::Done { released: Released::default(), core: 0 },
+            Outcome::Duplicate { of: EventId::random([1; 32]) },
+        ];
+        for outcome in outcomes {
+            assert_eq!(verdict(&policy(), &outcome, &[]), Verdict::Ack);
         }
     }
 

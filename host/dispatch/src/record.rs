@@ -6,7 +6,7 @@
 use crate::{lane::Lane, settle::Settled};
 use busway_core::{
     AttemptRecord, Binding, Failure, FailureClass, Outcome, Receipt, Refusal, Verdict,
-    port::{PublishError, SettleError},
+    port::{PublishError, Released, SettleError},
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -18,6 +18,10 @@ use tracing::{Level, debug, enabled, error, info, warn};
 
 type HistogramFamily = Family<PluginLabels, Histogram, fn() -> Histogram>;
 
+const BATCH: &str = "batch";
+const SINGLE: &str = "single";
+const CORE: &str = "core";
+
 /// The metrics of the path. Made once, from the registry that the admin listener prints.
 #[derive(Clone)]
 pub struct Recorder {
@@ -25,7 +29,9 @@ pub struct Recorder {
     settled: Family<VerdictLabels, Counter>,
     failures: Family<ClassLabels, Counter>,
     refusals: Family<ClassLabels, Counter>,
-    outputs: Family<PluginLabels, Counter>,
+    outputs: Family<HowLabels, Counter>,
+    duplicates: Family<PluginLabels, Counter>,
+    without_key: Family<PluginLabels, Counter>,
     copies: Family<ReasonLabels, Counter>,
     trouble: Family<ReasonLabels, Counter>,
     held: Family<PluginLabels, Gauge>,
@@ -52,6 +58,12 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HowLabels {
+    plugin: String,
+    how: &'static str,
+}
+
 /// A binding's handles.
 pub(crate) struct LaneRecorder {
     received: Counter,
@@ -62,7 +74,11 @@ pub(crate) struct LaneRecorder {
     left_to_broker: Counter,
     failures: [Counter; FailureClass::ALL.len()],
     refusals: Family<ClassLabels, Counter>,
-    outputs: Counter,
+    outputs_in_batches: Counter,
+    outputs_singly: Counter,
+    outputs_core: Counter,
+    duplicates: Counter,
+    without_key: Counter,
     copies_held: Counter,
     copies_done: Counter,
     not_recorded: Counter,
@@ -82,6 +98,8 @@ impl Recorder {
             failures: Family::default(),
             refusals: Family::default(),
             outputs: Family::default(),
+            duplicates: Family::default(),
+            without_key: Family::default(),
             copies: Family::default(),
             trouble: Family::default(),
             held: Family::default(),
@@ -103,7 +121,21 @@ impl Recorder {
             "Attempts that were put back uncounted",
             this.refusals.clone(),
         );
-        registry.register("busway_outputs_released", "Messages that plugins published", this.outputs.clone());
+        registry.register(
+            "busway_outputs_released",
+            "Messages that plugins published: in an atomic batch, singly, or to whoever listens",
+            this.outputs.clone(),
+        );
+        registry.register(
+            "busway_duplicates_dropped",
+            "Events that were not run because another event has the same key",
+            this.duplicates.clone(),
+        );
+        registry.register(
+            "busway_events_without_key",
+            "Events that were run although no key was found in them",
+            this.without_key.clone(),
+        );
         registry.register(
             "busway_copies_dropped",
             "Redelivered copies that were not run",
@@ -131,6 +163,7 @@ impl Recorder {
             |reason| self.copies.get_or_create_owned(&ReasonLabels { plugin: plugin.clone(), reason });
         let trouble =
             |reason| self.trouble.get_or_create_owned(&ReasonLabels { plugin: plugin.clone(), reason });
+        let outputs = |how| self.outputs.get_or_create_owned(&HowLabels { plugin: plugin.clone(), how });
         LaneRecorder {
             received: self.received.get_or_create_owned(&by_plugin),
             acknowledged: settled("ack"),
@@ -140,7 +173,11 @@ impl Recorder {
             left_to_broker: settled("left-to-broker"),
             failures: FailureClass::ALL.map(failed),
             refusals: self.refusals.clone(),
-            outputs: self.outputs.get_or_create_owned(&by_plugin),
+            outputs_in_batches: outputs(BATCH),
+            outputs_singly: outputs(SINGLE),
+            outputs_core: outputs(CORE),
+            duplicates: self.duplicates.get_or_create_owned(&by_plugin),
+            without_key: self.without_key.get_or_create_owned(&by_plugin),
             copies_held: copies("held"),
             copies_done: copies("done"),
             not_recorded: trouble("attempt-not-recorded"),
@@ -175,6 +212,12 @@ impl LaneRecorder {
         self.host_faults.inc();
     }
 
+    fn released(&self, released: &Released, core: usize) {
+        let stored = if released.atomic { &self.outputs_in_batches } else { &self.outputs_singly };
+        stored.inc_by(released.stored.len() as u64);
+        self.outputs_core.inc_by(core as u64);
+    }
+
     fn failed(&self, class: FailureClass) {
         if let Some(counter) =
             FailureClass::ALL.iter().position(|known| *known == class).and_then(|at| self.failures.get(at))
@@ -186,6 +229,15 @@ impl LaneRecorder {
     fn refused(&self, refusal: &Refusal) {
         let labels = ClassLabels { plugin: self.plugin.clone(), class: refusal.code() };
         self.refusals.get_or_create(&labels).inc();
+    }
+}
+
+/// How the stored outputs of an event were released.
+fn how(released: &Released) -> &'static str {
+    match released {
+        Released { stored, .. } if stored.is_empty() => "none",
+        Released { atomic: true, .. } => BATCH,
+        Released { atomic: false, .. } => SINGLE,
     }
 }
 
@@ -222,11 +274,16 @@ pub(crate) fn settled(
     let plugin = &lane.binding.plugin;
     let id = &receipt.event_id;
     match outcome {
-        Outcome::Done { outputs } => {
-            record.outputs.inc_by(*outputs as u64);
+        Outcome::Done { released, core } => {
+            record.released(released, *core);
             if enabled!(Level::DEBUG) {
-                debug!(%plugin, %id, outputs, elapsed_ms = elapsed.as_millis() as u64, "handled");
+                let (outputs, how) = (released.stored.len() + core, how(released));
+                debug!(%plugin, %id, outputs, how, elapsed_ms = elapsed.as_millis() as u64, "handled");
             }
+        }
+        Outcome::Duplicate { of } => {
+            record.duplicates.inc();
+            debug!(%plugin, %id, %of, "not run: the other event has the same key");
         }
         Outcome::Failed(failure) => {
             record.failed(failure.class);

@@ -150,20 +150,12 @@ fn key(section: &Section<'_>) -> Option<KeySource> {
     if ways != 1 {
         return refuse("write one of { header = \"…\" }, { pointer = \"/…\" }, { subject_token = 2 }");
     }
-    match (header, pointer, token) {
-        (Some(header), ..) if header.value.is_empty() || !header.value.is_ascii() => {
-            refuse("`header` is not a header's name")
-        }
-        (Some(header), ..) => Some(KeySource::Header(header.value)),
-        (_, Some(pointer), _) if !pointer.value.starts_with('/') => {
-            refuse("`pointer` begins with `/`, such as \"/customer/id\"")
-        }
-        (_, Some(pointer), _) => Some(KeySource::Pointer(pointer.value)),
-        (.., Some(token)) if !(1..=64).contains(&token.value) => {
-            refuse("`subject_token` is between 1 and 64")
-        }
-        (.., Some(token)) => Some(KeySource::SubjectToken(token.value)),
+    let source = match (header, pointer, token) {
+        (Some(header), ..) => KeySource::header(&header.value),
+        (_, Some(pointer), _) => KeySource::pointer(&pointer.value),
+        (.., Some(token)) => KeySource::subject_token(token.value),
         // It was of a wrong kind, which is told already.
-        (None, None, None) => None,
-    }
+        (None, None, None) => return None,
+    };
+    source.map_or_else(|why| refuse(&why.to_string()), Some)
 }
