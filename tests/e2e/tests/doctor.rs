@@ -1,5 +1,9 @@
 //! `busway doctor` against a real broker: what it finds, and what it changes only when asked.
-#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "test code: what can not be set up ends the test")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "test code: what can not be set up ends the test"
+)]
 
 use anyhow::{Result, ensure};
 use busway_e2e_tests::{Folder, broker, config};

@@ -223,10 +223,7 @@ fn names_and_subjects_that_meet_are_refused() {
             two(&entry("\"orders.>\"", ", ordering = { key = { header = \"a\", pointer = \"/b\" } }")),
             "write one of",
         ),
-        (
-            two(&entry("\"orders.>\"", ", ordering = { key = { pointer = \"b\" } }")),
-            "begins with `/`",
-        ),
+        (two(&entry("\"orders.>\"", ", ordering = { key = { pointer = \"b\" } }")), "begins with `/`"),
         (two(&entry("\"orders.>\"", ", dedup = { ttl = \"1h\" }")), "`key` is missing"),
         (
             two(&entry("\"orders.>\"", ", dedup = { key = \"message-id\", ttl = \"1ms\" }")),
