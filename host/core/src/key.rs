@@ -5,7 +5,7 @@
 //! An empty key is no key: otherwise all events that a publisher forgot to mark would count as the same one.
 
 use crate::{
-    Headers,
+    Headers, PluginName,
     event::base32,
     headers::NAME_BYTES_MAX,
     pointer::{JsonPointer, MalformedPointer, PointerError},
@@ -122,6 +122,17 @@ impl fmt::Display for KeySource {
     }
 }
 
+/// What a key of a plugin's input is stored under: the same everywhere, never two keys under one name, and safe in a
+/// subject whatever the key holds.
+pub fn entry_name(plugin: &PluginName, key: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [plugin.as_str(), key] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    base32(&hash.finalize())
+}
+
 fn token(subject: &str, n: u32) -> Option<&str> {
     subject.split('.').nth(n.checked_sub(1)? as usize)
 }
@@ -190,6 +201,14 @@ mod tests {
         }
         assert!(KeySource::header(&"n".repeat(65)).is_err());
         assert!(KeySource::pointer("order/id").is_err());
+    }
+
+    #[test]
+    fn an_entrys_name_differs_with_plugin_and_key_and_is_safe_in_a_subject() {
+        let name = |plugin: &str, key: &str| entry_name(&plugin.parse().unwrap(), key);
+        assert_eq!(name("a", "b.> *\0"), name("a", "b.> *\0"));
+        assert_ne!(name("a", "bc"), name("ab", "c"));
+        assert!(name("a", "b.> *\0").bytes().all(|byte| byte.is_ascii_alphanumeric()));
     }
 
     #[test]

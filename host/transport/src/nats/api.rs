@@ -26,6 +26,17 @@ pub(super) mod code {
     pub const STREAM_STORE_FAILED: u64 = 10077;
     pub const HEADER_EXCEEDS_MAXIMUM: u64 = 10097;
     pub const CONSUMER_ALREADY_EXISTS: u64 = 10148;
+    pub const WRONG_LAST_SEQUENCE_IN_PROCESS: u64 = 10164;
+    pub const DUPLICATE_IN_PROCESS: u64 = 10158;
+    pub const BATCH_DISABLED: u64 = 10174;
+    pub const BATCH_WITHOUT_SEQUENCE: u64 = 10175;
+    pub const BATCH_INCOMPLETE: u64 = 10176;
+    pub const BATCH_HEADER_UNSUPPORTED: u64 = 10177;
+    pub const BATCH_ID_INVALID: u64 = 10179;
+    pub const BATCH_TOO_LARGE: u64 = 10199;
+    pub const BATCH_COMMIT_INVALID: u64 = 10200;
+    pub const BATCH_HAS_DUPLICATE: u64 = 10201;
+    pub const BATCHES_IN_FLIGHT: u64 = 10210;
 }
 
 /// Why JetStream gave no good answer.

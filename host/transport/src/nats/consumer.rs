@@ -94,6 +94,24 @@ pub enum OpenError {
         /// Line by line.
         differences: Vec<Difference>,
     },
+    /// Repeated inputs are to be recognised, and the broker can't end a single message's stay.
+    #[error(
+        "recognising repeated inputs (`dedup`) needs nats-server 2.11 or later, and this is {version}: update it, or \
+         leave `dedup` out"
+    )]
+    TooOldForDedup {
+        /// What it says it is.
+        version: String,
+    },
+    /// The bucket of keys is missing, or is not what claims need.
+    #[error(
+        "stream {stream} is missing, or was made without allow_msg_ttl or with other than one message per subject: \
+         remove it (`nats stream rm {stream}`, which forgets which inputs were seen) and restart the host"
+    )]
+    KeysNotKept {
+        /// The stream.
+        stream: String,
+    },
     /// JetStream gave no good answer.
     #[error("consumer {consumer} on stream {stream}")]
     Api {

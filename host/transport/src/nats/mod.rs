@@ -3,8 +3,8 @@
 //! Reading order: [`config`], [`connect`] and what they need make the three connections; [`topology`] and
 //! [`own_streams`] make the streams,
 //! [`consumer`] a binding's durable consumer, from its [`checkpoint`] if need be; [`opening`], [`pull`] and [`source`] bring its events, [`delivery`] turns
-//! messages into them, [`malformed`] finds those that can't be received; [`settle`] and [`attempts`] end them,
-//! [`publish`] and [`dead_letters`] store what comes of them. [`embedded`] runs a private broker. [`api`] and [`wire`] lie
+//! messages into them, [`malformed`] finds those that can't be received; [`settle`], [`attempts`] and [`seen`] end them,
+//! [`publish`], [`batch`], [`captures`] and [`dead_letters`] store what comes of them. [`embedded`] runs a private broker. [`api`], [`version`] and [`wire`] lie
 //! under all.
 
 mod config;
@@ -26,8 +26,11 @@ mod delivery;
 mod malformed;
 
 mod attempts;
+mod seen;
 mod settle;
 
+mod batch;
+mod captures;
 mod dead_letters;
 mod publish;
 
@@ -36,6 +39,7 @@ mod survey;
 
 mod api;
 mod backoff;
+mod version;
 mod wire;
 
 pub use api::ApiError;
@@ -48,12 +52,14 @@ pub use opening::{SourceCounters, SourceStatus};
 pub use own_streams::{ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, OwnStreams, PAYLOADS_BUCKET};
 pub use publish::{Durability, NatsPublish, OneMessage, Published};
 pub use refusal::ConnectError;
+pub use seen::SEEN_BUCKET;
 pub use settle::NatsSettle;
 pub use source::NatsSource;
 pub use survey::{ConsumerFinding, StreamFinding};
 pub use topology::{Difference, Discard, Ensured, Ownership, Retention, Storage, StreamSpec, TopologyError};
 
 use busway_core::{Binding, port::PublishError};
+use captures::Captures;
 use connect::Line;
 use consumer::Spec;
 use malformed::GivenOut;
@@ -67,6 +73,7 @@ pub struct Nats {
     pulls: Arc<Line>,
     control: Arc<Line>,
     egress: Arc<Line>,
+    captures: Arc<Captures>,
 }
 
 /// A binding that is open: where its events come from and how they are settled.
@@ -92,7 +99,12 @@ impl Nats {
         let control = Line::connect(Role::Control, Arc::clone(&config)).await?;
         let pulls = Line::connect(Role::Pulls, Arc::clone(&config)).await?;
         let egress = Line::connect(Role::Egress, config).await?;
-        Ok(Self { pulls: Arc::new(pulls), control: Arc::new(control), egress: Arc::new(egress) })
+        Ok(Self {
+            pulls: Arc::new(pulls),
+            control: Arc::new(control),
+            egress: Arc::new(egress),
+            captures: Arc::default(),
+        })
     }
 
     /// Makes a stream, or compares the one that is there.
@@ -121,6 +133,9 @@ impl Nats {
         binding: &Binding,
         settings: ConsumerSettings,
     ) -> Result<OpenBinding, OpenError> {
+        if binding.dedup.is_some() {
+            seen::check(&self.control, &binding.durable()).await?;
+        }
         let spec = Spec::of(binding, settings)?;
         let confirmed = spec.ensure(&self.control, None).await?;
         let (status, watched) = watch::channel(SourceStatus::Opening);
@@ -149,7 +164,7 @@ impl Nats {
 
     /// Where one plugin's outputs and dead letters go; at most 256 of them are under way at once.
     pub fn publisher(&self) -> NatsPublish {
-        NatsPublish::new(Arc::clone(&self.egress), Arc::clone(&self.control))
+        NatsPublish::new(Arc::clone(&self.egress), Arc::clone(&self.control), Arc::clone(&self.captures))
     }
 
     /// Publishes one message for an operator.

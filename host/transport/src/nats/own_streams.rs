@@ -5,6 +5,7 @@
 
 use super::{
     connect::Line,
+    seen::{self, SEEN_BUCKET},
     topology::{self, Difference, TopologyError, compare},
 };
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
@@ -68,7 +69,7 @@ impl Default for OwnStreams {
 }
 
 impl OwnStreams {
-    pub(super) fn configs(self) -> [Config; 4] {
+    pub(super) fn configs(self) -> [Config; 5] {
         let own = |name: String, subjects: Vec<String>| Config {
             name,
             subjects,
@@ -118,6 +119,14 @@ impl OwnStreams {
             allow_direct: true,
             ..own(format!("KV_{CHECKPOINTS_BUCKET}"), vec![format!("$KV.{CHECKPOINTS_BUCKET}.>")])
         };
-        [letters, attempts, payloads, checkpoints]
+        let seen = Config {
+            description: Some("which event the key of an input belongs to".into()),
+            max_messages_per_subject: 1,
+            allow_rollup: true,
+            allow_direct: true,
+            allow_message_ttl: true,
+            ..own(seen::stream(), vec![format!("$KV.{SEEN_BUCKET}.>")])
+        };
+        [letters, attempts, payloads, checkpoints, seen]
     }
 }

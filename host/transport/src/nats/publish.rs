@@ -7,6 +7,8 @@
 use super::{
     api::{self, ApiError, code},
     backoff,
+    batch::{self, Batch, Belief, NotStored},
+    captures::{self, Captures},
     connect::Line,
     dead_letters::Letters,
     wire,
@@ -19,18 +21,18 @@ use busway_core::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::Deserialize;
-use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
+use tracing::debug;
 
 /// What the broker recognises a repetition by.
-const MESSAGE_ID: &str = "Nats-Msg-Id";
+pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// How long the broker may take to confirm.
-const ACK_WAIT: Duration = Duration::from_secs(5);
+pub(super) const ACK_WAIT: Duration = Duration::from_secs(5);
 /// How often a message is sent in all.
-const TRIES: usize = 6;
+pub(super) const TRIES: usize = 6;
 /// Between the first and the second time.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+pub(super) const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Messages of one publisher that wait for their confirmation.
 const IN_FLIGHT_MAX: usize = 256;
 
@@ -39,6 +41,7 @@ const IN_FLIGHT_MAX: usize = 256;
 pub struct NatsPublish {
     egress: Arc<Line>,
     control: Arc<Line>,
+    captures: Arc<Captures>,
     in_flight: Semaphore,
 }
 
@@ -193,12 +196,7 @@ impl Store<'_> {
 
     /// Whether really no stream captures the subject.
     async fn look_for_stream(&self, subject: &str) -> Ack {
-        #[derive(Deserialize)]
-        struct Names {
-            streams: Option<Vec<String>>,
-        }
-        let names = api::call::<Names>(self.control, "STREAM.NAMES", &json!({ "subject": subject })).await;
-        match names.map(|names| names.streams.unwrap_or_default()) {
+        match captures::names(self.control, subject).await {
             Ok(names) if names.is_empty() => Ack::NoStream,
             Ok(names) => {
                 Ack::NoAnswer(format!("the stream {} has no leader at the moment", names.join(", ")))
@@ -211,8 +209,37 @@ impl Store<'_> {
 }
 
 impl NatsPublish {
-    pub(super) fn new(egress: Arc<Line>, control: Arc<Line>) -> Self {
-        Self { egress, control, in_flight: Semaphore::new(IN_FLIGHT_MAX) }
+    pub(super) fn new(egress: Arc<Line>, control: Arc<Line>, captures: Arc<Captures>) -> Self {
+        Self { egress, control, captures, in_flight: Semaphore::new(IN_FLIGHT_MAX) }
+    }
+
+    /// In one atomic batch where there are several and one stream takes them so, otherwise one by one.
+    async fn release(&self, messages: &[Outgoing]) -> Result<Released, NotReleased> {
+        if (2..=batch::MESSAGES_MAX).contains(&messages.len())
+            && let Some(stream) = self.captures.atomic(&self.control, messages).await
+        {
+            match self.store_batch(&stream, messages).await {
+                Ok(stored) => return Ok(Released { stored, atomic: true }),
+                Err(NotStored::Singly { why, belief }) => {
+                    debug!(%stream, messages = messages.len(), why, "not taken as a batch; publishing singly");
+                    if belief == Belief::Shaken {
+                        self.captures.forget(&stream);
+                    }
+                }
+                Err(NotStored::Failed(why)) => {
+                    let subject = format!("stream {stream}, with {} others", messages.len() - 1);
+                    return Err(NotReleased { subject, why });
+                }
+            }
+        }
+        self.store_each(messages).await
+    }
+
+    async fn store_batch(&self, stream: &str, messages: &[Outgoing]) -> Result<Vec<Stored>, NotStored> {
+        let permits = u32::try_from(messages.len().min(IN_FLIGHT_MAX)).unwrap_or(u32::MAX);
+        let closed = |why| NotStored::Failed(refused(why));
+        let _permits = self.in_flight.acquire_many(permits).await.map_err(closed)?;
+        Batch { line: &self.egress, stream, messages }.store().await
     }
 
     async fn store(&self, message: &Outgoing) -> Result<Stored, PublishError> {
@@ -245,7 +272,7 @@ impl Publish for NatsPublish {
     }
 
     fn publish_all<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, Result<Released, NotReleased>> {
-        Box::pin(self.store_each(messages))
+        Box::pin(self.release(messages))
     }
 
     fn send<'a>(&'a self, message: &'a Outgoing) -> BoxFuture<'a, Result<(), PublishError>> {
@@ -280,7 +307,7 @@ pub(super) fn answer(ack: Ack) -> Result<Stored, PublishError> {
 }
 
 /// What a refusal means. The broker's class of error is no guide: a full stream and a leaderless one are both 503.
-fn classify(refusal: &api::Refusal) -> PublishError {
+pub(super) fn classify(refusal: &api::Refusal) -> PublishError {
     let why = format!("{} (JetStream code {})", refusal.description, refusal.err_code);
     match refusal.err_code {
         code::MESSAGE_EXCEEDS_MAXIMUM | code::HEADER_EXCEEDS_MAXIMUM => PublishError::TooLarge(why),

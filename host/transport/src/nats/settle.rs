@@ -11,6 +11,7 @@ use super::{
     consumer::Spec,
     malformed::{End, GivenOut},
     publish::{self, Ack},
+    seen::Seen,
 };
 use async_nats::{Client, HeaderMap, Request, RequestErrorKind, client::PublishErrorKind};
 use busway_core::{
@@ -101,6 +102,10 @@ impl NatsSettle {
             }
         }
         Err(SettleError::Unreachable(last))
+    }
+
+    fn seen(&self) -> Seen<'_> {
+        Seen { control: &self.control, plugin: &self.plugin }
     }
 
     async fn is_gone(&self) -> bool {
@@ -226,23 +231,19 @@ impl Settle for NatsSettle {
 
     fn claim_key<'a>(
         &'a self,
-        _key: &'a str,
-        _ttl: Duration,
-        _event: &'a EventId,
+        key: &'a str,
+        ttl: Duration,
+        event: &'a EventId,
     ) -> BoxFuture<'a, Result<KeyClaim, SettleError>> {
-        Box::pin(async { Ok(KeyClaim::Own) })
+        Box::pin(async move { self.seen().claim(key, ttl, event).await })
     }
 
-    fn release_key<'a>(
-        &'a self,
-        _key: &'a str,
-        _event: &'a EventId,
-    ) -> BoxFuture<'a, Result<(), SettleError>> {
-        Box::pin(async { Ok(()) })
+    fn release_key<'a>(&'a self, key: &'a str, event: &'a EventId) -> BoxFuture<'a, Result<(), SettleError>> {
+        Box::pin(async move { self.seen().release(key, event).await })
     }
 }
 
-fn settle_error(why: ApiError) -> SettleError {
+pub(super) fn settle_error(why: ApiError) -> SettleError {
     match why {
         ApiError::NoAnswer(_) | ApiError::NoJetStream => SettleError::Unreachable(why.to_string()),
         ApiError::Refused { .. } | ApiError::Unreadable(_) => SettleError::Refused(why.to_string()),

@@ -6,6 +6,7 @@
 use super::{
     api::{self, ApiError, code},
     connect::Line,
+    version::{ATOMIC_BATCHES, MESSAGE_TTL, Version},
 };
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use busway_core::{SubjectFilter, units::ByteSize};
@@ -185,8 +186,15 @@ pub(super) enum Created {
     Before,
 }
 
+/// Makes a stream, without what this broker is too old for and would refuse or forget.
 pub(super) async fn create(line: &Line, config: &Config) -> Result<Created, ApiError> {
-    match api::call::<serde_json::Value>(line, &format!("STREAM.CREATE.{}", config.name), config).await {
+    let version = Version::of(line);
+    let config = Config {
+        allow_message_ttl: config.allow_message_ttl && version >= MESSAGE_TTL,
+        allow_atomic_publish: config.allow_atomic_publish && version >= ATOMIC_BATCHES,
+        ..config.clone()
+    };
+    match api::call::<serde_json::Value>(line, &format!("STREAM.CREATE.{}", config.name), &config).await {
         Ok(_) => Ok(Created::Now),
         Err(why) if why.is(code::STREAM_NAME_EXISTS) => Ok(Created::Before),
         Err(why) => Err(why),
@@ -270,6 +278,8 @@ impl StreamSpec {
                 Discard::New => DiscardPolicy::New,
             },
             allow_direct: true,
+            // Not compared: a stream without it takes outputs one by one.
+            allow_atomic_publish: true,
             ..Config::default()
         }
     }

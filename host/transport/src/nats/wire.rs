@@ -57,6 +57,17 @@ pub(super) fn block_bytes(headers: &Headers) -> usize {
     VERSION + headers.text_bytes() + headers.len() * LINE
 }
 
+/// Bytes of the block that the library makes of these, or a few more.
+pub(super) fn library_block_bytes(map: &HeaderMap) -> usize {
+    const VERSION: usize = "NATS/1.0\r\n".len() + "\r\n".len();
+    const LINE: usize = ": ".len() + "\r\n".len();
+    let lines = map.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    VERSION
+        + lines
+            .map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + LINE)
+            .sum::<usize>()
+}
+
 /// The block that these headers become.
 pub(super) fn to_block(headers: &Headers) -> Vec<u8> {
     let mut block = Vec::with_capacity(block_bytes(headers));

@@ -1,0 +1,308 @@
+//! All outputs of an event in one atomic batch (ADR-50 of NATS): either all of them are in the stream, or none is.
+//!
+//! The first and the last message are requests, those between are only sent: the broker holds them back until the last one
+//! commits the batch, and then checks all of it at once. A message that got lost on the way leaves a gap, which is refused,
+//! so whatever the answer is, no part of the batch is in the stream without the rest. Every message has the id that it
+//! would have alone; a batch with one that is known already is refused whole, and the caller publishes singly then.
+
+use super::{
+    api::{self, code},
+    backoff,
+    connect::Line,
+    publish::{ACK_WAIT, FIRST_WAIT, MESSAGE_ID, TRIES, classify, refused},
+    wire,
+};
+use async_nats::{
+    HeaderMap, Message, Request, RequestError, RequestErrorKind,
+    client::{PublishError as NotSent, PublishErrorKind},
+};
+use busway_core::port::{Outgoing, PublishError, Stored};
+use futures_util::{
+    FutureExt as _,
+    future::{Either, select},
+};
+use serde::Deserialize;
+use std::pin::pin;
+
+const BATCH_ID: &str = "Nats-Batch-Id";
+const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+
+/// Messages of the largest batch that a broker takes, unless its operator says otherwise.
+pub(super) const MESSAGES_MAX: usize = 1000;
+/// How often a batch is sent in all that is refused for something that passes.
+const REFUSED_TRIES: usize = 3;
+
+/// The outputs of one event, and the stream that captures all of them.
+pub(super) struct Batch<'a> {
+    pub line: &'a Line,
+    pub stream: &'a str,
+    pub messages: &'a [Outgoing],
+}
+
+/// Why a batch was not stored. In either case no part of it was, by this batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NotStored {
+    /// The same messages may be taken one by one.
+    Singly { why: String, belief: Belief },
+    /// They would not be either.
+    Failed(PublishError),
+}
+
+/// What a refused batch says about the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Belief {
+    Kept,
+    /// It is not as it was thought to be.
+    Shaken,
+}
+
+/// What follows from a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    /// The same batch may be taken soon.
+    Again,
+    Singly(Belief),
+    Failed,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Committed {
+        last: u64,
+    },
+    Refused(api::Refusal),
+    /// Nobody listens, or somebody else answers.
+    NoStream,
+    /// It may have been stored.
+    NoAnswer(String),
+    /// It can't be sent.
+    NotSendable(PublishError),
+}
+
+#[derive(Deserialize)]
+struct BatchAck {
+    error: Option<api::Refusal>,
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    batch: String,
+    #[serde(default)]
+    count: usize,
+}
+
+impl Batch<'_> {
+    /// Stores the batch. Asks again where the broker does not answer, at most six times: a batch that was stored then is
+    /// recognised by its messages' ids. Cancel safe: a batch is committed by its last message or not at all.
+    pub(super) async fn store(&self) -> Result<Vec<Stored>, NotStored> {
+        let mut tries = 1;
+        loop {
+            let (not_stored, tries_max) = match self.once().await {
+                Answer::Committed { last } => return Ok(self.stored(last)),
+                Answer::NotSendable(why) => return Err(NotStored::Failed(why)),
+                Answer::NoStream => {
+                    return Err(singly(format!("{} does not answer", self.stream), Belief::Shaken));
+                }
+                Answer::NoAnswer(why) => (NotStored::Failed(PublishError::Unreachable(why)), TRIES),
+                Answer::Refused(refusal) => {
+                    let why = format!("{} (JetStream code {})", refusal.description, refusal.err_code);
+                    match meaning(&refusal) {
+                        Meaning::Failed => return Err(NotStored::Failed(classify(&refusal))),
+                        Meaning::Singly(belief) => return Err(singly(why, belief)),
+                        Meaning::Again => (singly(why, Belief::Shaken), REFUSED_TRIES),
+                    }
+                }
+            };
+            if tries >= tries_max {
+                return Err(not_stored);
+            }
+            tokio::time::sleep(backoff::wait(FIRST_WAIT, tries)).await;
+            tries += 1;
+        }
+    }
+
+    async fn once(&self) -> Answer {
+        let sent = async {
+            let id = self.line.client().new_inbox();
+            let id = id.rsplit('.').next().unwrap_or_default();
+            let mut headers = Vec::with_capacity(self.messages.len());
+            for (index, message) in self.messages.iter().enumerate() {
+                headers.push(self.headers(id, index, message)?);
+            }
+            self.send(id, headers).await
+        };
+        // The connection may have no room, so the wait is for everything.
+        match tokio::time::timeout(ACK_WAIT, sent).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(why)) => Answer::NotSendable(why),
+            Err(late) => Answer::NoAnswer(late.to_string()),
+        }
+    }
+
+    fn headers(&self, id: &str, index: usize, message: &Outgoing) -> Result<HeaderMap, PublishError> {
+        let mut headers = wire::to_library(&message.headers).map_err(refused)?;
+        let mut own = vec![(MESSAGE_ID, message.message_id.clone())];
+        own.push((BATCH_ID, id.to_owned()));
+        own.push((BATCH_SEQUENCE, (index + 1).to_string()));
+        if index + 1 == self.messages.len() {
+            own.push((BATCH_COMMIT, "1".to_owned()));
+        }
+        for (name, value) in own {
+            wire::append(&mut headers, name, &value).map_err(refused)?;
+        }
+        // Told before anything is sent: a batch that is begun and not committed takes up room for ten seconds.
+        let bytes = wire::library_block_bytes(&headers) + message.payload.len();
+        let most = self.line.client().max_payload();
+        if bytes > most {
+            return Err(PublishError::TooLarge(format!("{bytes} bytes, the broker takes {most}")));
+        }
+        Ok(headers)
+    }
+
+    /// Sent in order on one connection; the answer to the first message is looked at only where it is a refusal.
+    async fn send(&self, id: &str, headers: Vec<HeaderMap>) -> Result<Answer, PublishError> {
+        let mut each = self.messages.iter().zip(headers);
+        let Some((first, first_headers)) = each.next() else {
+            return Err(refused("a batch of nothing"));
+        };
+        let opened = pin!(self.request(first, first_headers));
+        let rest = pin!(async {
+            let client = self.line.client();
+            while let Some((message, headers)) = each.next() {
+                if each.len() == 0 {
+                    return self.request(message, headers).await;
+                }
+                let (subject, payload) = (message.subject.clone(), message.payload.clone());
+                let sent = client.publish_with_headers(subject, headers, payload).await;
+                sent.map_err(not_sent)?;
+            }
+            Err(RequestError::new(RequestErrorKind::Other))
+        });
+        // Polled in this order, so the first message goes first.
+        Ok(match select(opened, rest).await {
+            Either::Left((opened, rest)) => match refusal(&opened) {
+                Some(refusal) => refusal,
+                None => self.committed(id, rest.await),
+            },
+            Either::Right((committed, opened)) => match self.committed(id, committed) {
+                stored @ Answer::Committed { .. } => stored,
+                // What the first one was refused for says more than that the rest was incomplete.
+                other => opened.now_or_never().and_then(|opened| refusal(&opened)).unwrap_or(other),
+            },
+        })
+    }
+
+    async fn request(&self, message: &Outgoing, headers: HeaderMap) -> Result<Message, RequestError> {
+        let request = Request::new().payload(message.payload.clone()).headers(headers);
+        self.line.request(message.subject.clone(), request, ACK_WAIT).await
+    }
+
+    fn committed(&self, id: &str, answer: Result<Message, RequestError>) -> Answer {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(why) => return unanswered(&why),
+        };
+        match serde_json::from_slice::<BatchAck>(&answer.payload) {
+            Ok(BatchAck { error: Some(refusal), .. }) => Answer::Refused(refusal),
+            Ok(ack) if ack.batch == id && ack.count == self.messages.len() => {
+                Answer::Committed { last: ack.seq }
+            }
+            // Whoever answers so knows no batches.
+            Ok(_) | Err(_) => Answer::NoStream,
+        }
+    }
+
+    /// The messages of a batch follow each other.
+    fn stored(&self, last: u64) -> Vec<Stored> {
+        let first = (last + 1).saturating_sub(self.messages.len() as u64);
+        let stored = |sequence| Stored { stream: self.stream.to_owned(), sequence, duplicate: false };
+        (first..=last).map(stored).collect()
+    }
+}
+
+fn singly(why: String, belief: Belief) -> NotStored {
+    NotStored::Singly { why, belief }
+}
+
+fn not_sent(why: NotSent) -> RequestError {
+    let kind = match why.kind() {
+        PublishErrorKind::MaxPayloadExceeded => RequestErrorKind::MaxPayloadExceeded,
+        PublishErrorKind::InvalidSubject => RequestErrorKind::InvalidSubject,
+        PublishErrorKind::Send => RequestErrorKind::Other,
+    };
+    RequestError::with_source(kind, why)
+}
+
+fn unanswered(why: &RequestError) -> Answer {
+    match why.kind() {
+        RequestErrorKind::NoResponders => Answer::NoStream,
+        RequestErrorKind::MaxPayloadExceeded => Answer::NotSendable(PublishError::TooLarge(why.to_string())),
+        RequestErrorKind::InvalidSubject => Answer::NotSendable(refused("not a subject")),
+        RequestErrorKind::TimedOut | RequestErrorKind::Other => Answer::NoAnswer(why.to_string()),
+    }
+}
+
+/// What the first message was refused for. An empty answer says that the batch is open.
+fn refusal(opened: &Result<Message, RequestError>) -> Option<Answer> {
+    match opened {
+        Ok(answer) if answer.payload.is_empty() => None,
+        Ok(answer) => match serde_json::from_slice::<BatchAck>(&answer.payload) {
+            Ok(BatchAck { error: Some(refusal), .. }) => Some(Answer::Refused(refusal)),
+            Ok(_) | Err(_) => Some(Answer::NoStream),
+        },
+        // The last message's answer decides.
+        Err(why) if why.kind() == RequestErrorKind::TimedOut => None,
+        Err(why) => Some(unanswered(why)),
+    }
+}
+
+/// What a refusal of a batch means. The broker has stored nothing of it.
+fn meaning(refusal: &api::Refusal) -> Meaning {
+    match refusal.err_code {
+        // A message got lost on the way, a leader changed, or too many batches are open: that passes.
+        code::BATCH_INCOMPLETE | code::BATCHES_IN_FLIGHT | code::DUPLICATE_IN_PROCESS => Meaning::Again,
+        // Some were stored before, by an earlier release: the others are stored one by one.
+        code::BATCH_HAS_DUPLICATE => Meaning::Singly(Belief::Kept),
+        // This broker takes smaller batches only.
+        code::BATCH_TOO_LARGE => Meaning::Singly(Belief::Kept),
+        code::BATCH_DISABLED
+        | code::BATCH_WITHOUT_SEQUENCE
+        | code::BATCH_HEADER_UNSUPPORTED
+        | code::BATCH_ID_INVALID
+        | code::BATCH_COMMIT_INVALID => Meaning::Singly(Belief::Shaken),
+        // Not about batches. What one by one would fail as well should not leave a part behind.
+        _ => match classify(refusal) {
+            PublishError::TooLarge(_) | PublishError::NotNow(_) => Meaning::Failed,
+            _ => Meaning::Singly(Belief::Shaken),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_batch_is_tried_again_or_singly_or_fails_by_its_code() {
+        let table = [
+            (400, 10174, Meaning::Singly(Belief::Shaken)),
+            (400, 10175, Meaning::Singly(Belief::Shaken)),
+            (400, 10176, Meaning::Again),
+            (400, 10177, Meaning::Singly(Belief::Shaken)),
+            (400, 10179, Meaning::Singly(Belief::Shaken)),
+            (400, 10199, Meaning::Singly(Belief::Kept)),
+            (400, 10200, Meaning::Singly(Belief::Shaken)),
+            (400, 10201, Meaning::Singly(Belief::Kept)),
+            (429, 10210, Meaning::Again),
+            (409, 10158, Meaning::Again),
+            (503, 10077, Meaning::Failed),
+            (400, 10054, Meaning::Failed),
+            (500, 10023, Meaning::Failed),
+            (400, 10071, Meaning::Singly(Belief::Shaken)),
+        ];
+        for (class, err_code, expected) in table {
+            let refusal = api::Refusal { code: class, err_code, description: String::new() };
+            assert_eq!(meaning(&refusal), expected, "{err_code}");
+        }
+    }
+}
