@@ -5,8 +5,9 @@
 //! the decisions out; they meet only through the traits in [`port`].
 //!
 //! Reading order: [`subject`], [`headers`], [`event`], [`key`], [`plugin`], [`limits`], [`outcome`], [`backoff`],
-//! [`retry`], [`verdict`], [`dead_letter`], [`binding`], [`port`].
+//! [`retry`], [`verdict`], [`dead_letter`], [`binding`], [`port`]; apart from the path, [`audit`].
 
+pub mod audit;
 pub mod backoff;
 pub mod binding;
 pub mod dead_letter;
