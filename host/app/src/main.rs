@@ -7,6 +7,8 @@ mod admin;
 mod broker;
 mod cli;
 mod config;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod guest;
 mod plugins;
 mod shutdown;

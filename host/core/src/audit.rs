@@ -231,9 +231,8 @@ impl Account {
             self.violate(ViolationKind::PayloadChanged, accepted, what);
         }
         let Some(expected) = &accepted.output_payloads else { return };
-        let is_strange = |seen: &&&OutputSeen| {
-            place_of(seen, plugin).is_some() && !expected.contains(&seen.payload)
-        };
+        let is_strange =
+            |seen: &&&OutputSeen| place_of(seen, plugin).is_some() && !expected.contains(&seen.payload);
         if let Some(seen) = found.outputs.iter().find(is_strange) {
             let what = format!("its output in {} holds other bytes than it must", seen.stored_in);
             self.violate(ViolationKind::PayloadChanged, accepted, what);

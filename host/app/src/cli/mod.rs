@@ -11,6 +11,7 @@ mod print;
 mod publish;
 mod toolchain;
 mod up;
+mod verify;
 
 use crate::{Exit, config};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -37,6 +38,7 @@ enum Command {
     Invoke(invoke::InvokeArgs),
     Publish(publish::PublishArgs),
     Dlq(dlq::DlqArgs),
+    Verify(verify::VerifyArgs),
     Toolchain(toolchain::ToolchainArgs),
 }
 
@@ -75,6 +77,7 @@ impl Cli {
             Command::Invoke(args) => invoke::run(&args),
             Command::Publish(args) => publish::run(&args),
             Command::Dlq(args) => dlq::run(&args),
+            Command::Verify(args) => verify::run(&args),
             Command::Toolchain(args) => toolchain::run(args).map(|()| Exit::Ok),
         }
     }
@@ -82,6 +85,9 @@ impl Cli {
 
 /// The version, with that of the sandbox.
 fn version() -> &'static str {
+    if cfg!(feature = "failpoints") {
+        return concat!(env!("CARGO_PKG_VERSION"), " (wasmtime 48.0.8, with fail points: for tests only)");
+    }
     concat!(env!("CARGO_PKG_VERSION"), " (wasmtime 48.0.8)")
 }
 

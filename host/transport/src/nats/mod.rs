@@ -4,7 +4,7 @@
 //! [`own_streams`] make the streams,
 //! [`consumer`] a binding's durable consumer, from its [`checkpoint`] if need be; [`opening`], [`pull`] and [`source`] bring its events, [`delivery`] turns
 //! messages into them, [`malformed`] finds those that can't be received; [`settle`] and [`attempts`] end them,
-//! [`publish`] and [`dead_letters`] store what comes of them. [`embedded`] runs a private broker. [`api`] and [`wire`] lie
+//! [`publish`] and [`dead_letters`] store what comes of them; [`kept`] reads it back for an audit. [`embedded`] runs a private broker. [`api`] and [`wire`] lie
 //! under all.
 
 mod config;
@@ -29,6 +29,7 @@ mod attempts;
 mod settle;
 
 mod dead_letters;
+mod kept;
 mod publish;
 
 mod embedded;
@@ -43,6 +44,7 @@ pub use connect::{LineHealth, Role, check_files};
 pub use consumer::{ACK_WAIT, ConsumerSettings, OpenError};
 pub use dead_letters::{DeadLetters, HEADERS_OBJECT, LetterError, LetterFilter, LetterPage, StoredLetter};
 pub use embedded::{Embedded, EmbeddedError, SYNC_INTERVAL};
+pub use kept::{KeptConsumer, KeptError, KeptMessage, KeptReader, KeptStream};
 pub use opening::{SourceCounters, SourceStatus};
 pub use own_streams::{ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, OwnStreams, PAYLOADS_BUCKET};
 pub use publish::{Durability, NatsPublish, OneMessage, Published};
@@ -165,6 +167,11 @@ impl Nats {
     /// The dead letters.
     pub fn dead_letters(&self) -> DeadLetters {
         DeadLetters { control: Arc::clone(&self.control) }
+    }
+
+    /// What the broker keeps, for an audit.
+    pub fn kept(&self) -> KeptReader {
+        KeptReader { control: Arc::clone(&self.control) }
     }
 
     /// How one of the connections is, and every change of that.
