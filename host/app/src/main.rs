@@ -8,6 +8,8 @@ mod advice;
 mod broker;
 mod cli;
 mod config;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod guest;
 mod plugins;
 mod shutdown;

@@ -15,7 +15,7 @@ use crate::{
     shutdown::Signals,
 };
 use anyhow::Context as _;
-use busway_core::{Binding, binding::Subscription};
+use busway_core::{Binding, Source, binding::Subscription};
 use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
 use busway_transport::{
     ConsumerSettings, Ensured, Nats, NatsConfig, OwnStreams, SourceStatus, StreamSpec,
@@ -180,8 +180,11 @@ async fn open(
         publish: Arc::new(running.nats.publisher()),
         ack_wait,
     };
+    let source: Box<dyn Source> = Box::new(opened.source);
+    #[cfg(feature = "failpoints")]
+    let (parts, source) = crate::failpoints::plant(parts, source)?;
     let lane = Lane::new(parts, host.clone(), recorder);
-    Intake::start(Arc::clone(&lane), Box::new(opened.source), supervisor);
+    Intake::start(Arc::clone(&lane), source, supervisor);
     running.lanes.push(lane);
     running.subscriptions.push((name, opened.status));
     Ok(())

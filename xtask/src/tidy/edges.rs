@@ -19,7 +19,7 @@ const KEPT: &[Kept] = &[
     Kept { what: "wasmtime*", only_in: &["host/engine"], why: "only the engine knows the sandbox" },
     Kept {
         what: "async-nats",
-        only_in: &["host/transport", "tests/e2e", "tests/demo"],
+        only_in: &["host/transport", "tests/e2e", "tests/demo", "tests/chaos"],
         why: "only the transport knows the broker",
     },
     Kept {
@@ -31,7 +31,7 @@ const KEPT: &[Kept] = &[
     Kept { what: "toml", only_in: &["host/app"], why: "only the program reads configuration files" },
     Kept {
         what: "tokio*",
-        only_in: &["host/dispatch", "host/engine", "host/transport", "host/app", "tests/"],
+        only_in: &["host/dispatch", "host/engine", "host/failpoints", "host/transport", "host/app", "tests/"],
         why: "core is pure, and plugins have no runtime",
     },
 ];
@@ -43,8 +43,10 @@ const FOR_TESTS: &[(&str, &str)] = &[("host/transport", "busway-testkit"), ("hos
 fn allowed(folder: &str) -> Option<&'static [&'static str]> {
     Some(match folder {
         "host/core" | "sdk/rust/macros" | "xtask" => &[],
-        "host/dispatch" | "host/engine" | "host/transport" => &["busway-core"],
-        "host/app" => &["busway-core", "busway-dispatch", "busway-engine", "busway-transport"],
+        "host/dispatch" | "host/engine" | "host/failpoints" | "host/transport" => &["busway-core"],
+        "host/app" => {
+            &["busway-core", "busway-dispatch", "busway-engine", "busway-failpoints", "busway-transport"]
+        }
         "sdk/rust" => &["busway-sdk-macros"],
         "tests/kit" => &["busway-core", "busway-dispatch", "busway-transport"],
         "tests/path" => &["busway-core", "busway-dispatch", "busway-testkit"],
@@ -53,6 +55,7 @@ fn allowed(folder: &str) -> Option<&'static [&'static str]> {
         "tests/e2e" => &["busway-sandbox-tests", "busway-testkit"],
         "tests/conformance" => &["busway-testkit"],
         "tests/demo" => &[],
+        "tests/chaos" => &["busway-testkit"],
         "bench" => &["busway-core", "busway-dispatch", "busway-engine", "busway-transport", "busway-testkit"],
         other => {
             let shelves = ["plugins/", "examples/", "tests/guests/"];

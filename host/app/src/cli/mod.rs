@@ -13,6 +13,7 @@ mod print;
 mod publish;
 mod toolchain;
 mod up;
+mod verify;
 
 use crate::{Exit, config};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -41,6 +42,7 @@ enum Command {
     Publish(publish::PublishArgs),
     Dlq(dlq::DlqArgs),
     Doctor(doctor::DoctorArgs),
+    Verify(verify::VerifyArgs),
     Toolchain(toolchain::ToolchainArgs),
 }
 
@@ -81,6 +83,7 @@ impl Cli {
             Command::Publish(args) => publish::run(&args),
             Command::Dlq(args) => dlq::run(&args),
             Command::Doctor(args) => doctor::run(&args),
+            Command::Verify(args) => verify::run(&args),
             Command::Toolchain(args) => toolchain::run(args).map(|()| Exit::Ok),
         }
     }
@@ -88,6 +91,9 @@ impl Cli {
 
 /// The version, with that of the sandbox.
 fn version() -> &'static str {
+    if cfg!(feature = "failpoints") {
+        return concat!(env!("CARGO_PKG_VERSION"), " (wasmtime 48.0.8, with fail points: for tests only)");
+    }
     concat!(env!("CARGO_PKG_VERSION"), " (wasmtime 48.0.8)")
 }
 

@@ -34,6 +34,8 @@ pub struct UpArgs {
 pub fn run(args: UpArgs) -> anyhow::Result<Exit> {
     let on_terminal = if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     telemetry::start(args.log_format.unwrap_or(on_terminal), &args.log)?;
+    #[cfg(feature = "failpoints")]
+    crate::failpoints::tell();
     let control = runtime("busway-control", CONTROL_THREADS)?;
     let guest = runtime("busway-guest", std::thread::available_parallelism().map_or(2, usize::from))?;
     let exit = control.block_on(wire::run(&args.file.config, guest.handle().clone()));

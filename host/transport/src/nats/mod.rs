@@ -32,6 +32,7 @@ mod settle;
 mod batch;
 mod captures;
 mod dead_letters;
+mod kept;
 mod publish;
 
 mod embedded;
@@ -48,6 +49,7 @@ pub use connect::{LineHealth, Role, check_files};
 pub use consumer::{ACK_WAIT, ConsumerSettings, OpenError};
 pub use dead_letters::{DeadLetters, HEADERS_OBJECT, LetterError, LetterFilter, LetterPage, StoredLetter};
 pub use embedded::{Embedded, EmbeddedError, SYNC_INTERVAL};
+pub use kept::{KeptConsumer, KeptError, KeptMessage, KeptReader, KeptStream};
 pub use opening::{SourceCounters, SourceStatus};
 pub use own_streams::{ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, OwnStreams, PAYLOADS_BUCKET};
 pub use publish::{Durability, NatsPublish, OneMessage, Published};
@@ -182,6 +184,11 @@ impl Nats {
     /// The dead letters.
     pub fn dead_letters(&self) -> DeadLetters {
         DeadLetters { control: Arc::clone(&self.control) }
+    }
+
+    /// What the broker keeps, for an audit.
+    pub fn kept(&self) -> KeptReader {
+        KeptReader { control: Arc::clone(&self.control) }
     }
 
     /// How one of the connections is, and every change of that.
