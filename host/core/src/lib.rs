@@ -5,13 +5,14 @@
 //! the decisions out; they meet only through the traits in [`port`].
 //!
 //! Reading order: [`subject`], [`headers`], [`event`], [`key`], [`plugin`], [`limits`], [`outcome`], [`backoff`],
-//! [`retry`], [`verdict`], [`dead_letter`], [`binding`], [`port`].
+//! [`retry`], [`verdict`], [`dead_letter`], [`history`], [`binding`], [`port`].
 
 pub mod backoff;
 pub mod binding;
 pub mod dead_letter;
 pub mod event;
 pub mod headers;
+pub mod history;
 pub mod key;
 pub mod limits;
 pub mod outcome;
@@ -28,6 +29,7 @@ pub use binding::{AckPolicy, Binding};
 pub use dead_letter::DeadLetter;
 pub use event::{Event, EventId, Position};
 pub use headers::Headers;
+pub use history::HistoryEntry;
 pub use key::KeySource;
 pub use limits::Limits;
 pub use outcome::{

@@ -4,7 +4,7 @@
 //! outputs turns that into an [`Outcome`], and only an outcome has a verdict: outputs that are not stored yet can't be
 //! acknowledged, because no type says so.
 
-use crate::{Headers, OutputSubject, event::base32};
+use crate::{Headers, OutputSubject, event::base32, port::Released};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
@@ -36,8 +36,10 @@ pub enum Ran {
 pub enum Outcome {
     /// Handled, and the broker has stored every output.
     Done {
-        /// How many messages were released.
-        outputs: usize,
+        /// What was stored, and where.
+        released: Released,
+        /// How many messages were sent to whoever listens.
+        core: usize,
     },
     /// The attempt failed and counts.
     Failed(Failure),

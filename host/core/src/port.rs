@@ -202,7 +202,7 @@ pub struct Outgoing {
 }
 
 /// What became of the messages of one event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Released {
     /// Where each was stored, in their order.
     pub stored: Vec<Stored>,

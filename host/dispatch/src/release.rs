@@ -9,7 +9,7 @@ use crate::{admit::Admitted, decode::HOPS_MAX, lane::Lane};
 use busway_core::{
     Attempt, Failure, FailureClass, Guarantee, Outcome, Output, Ran, Receipt, Refusal,
     dead_letter::{EVENT_ID, HOPS},
-    port::{NotReleased, Outgoing, PublishError},
+    port::{NotReleased, Outgoing, PublishError, Released},
     trace,
 };
 
@@ -35,12 +35,13 @@ pub(crate) async fn outputs(
         .map(|(index, output)| (output.guarantee, outgoing(lane, event, index, output, &trace)))
         .partition(|(guarantee, _)| *guarantee == Guarantee::Stored);
     let stored: Vec<_> = stored.into_iter().map(|(_, message)| message).collect();
-    if !stored.is_empty()
-        && let Err(NotReleased { why, subject }) = lane.publish.publish_all(&stored).await
-    {
-        return not_released(why, &subject);
+    if stored.is_empty() {
+        return Outcome::Done { released: Released::default(), core: core.len() };
     }
-    Outcome::Done { outputs: stored.len() + core.len() }
+    match lane.publish.publish_all(&stored).await {
+        Ok(released) => Outcome::Done { released, core: core.len() },
+        Err(NotReleased { why, subject }) => not_released(why, &subject),
+    }
 }
 
 fn outgoing(lane: &Lane, event: &Admitted, index: usize, output: &Output, trace: &str) -> Outgoing {

@@ -4,6 +4,7 @@ mod build;
 mod check;
 mod connect;
 mod dlq;
+mod explain;
 mod inspect;
 mod invoke;
 mod new;
@@ -37,6 +38,7 @@ enum Command {
     Invoke(invoke::InvokeArgs),
     Publish(publish::PublishArgs),
     Dlq(dlq::DlqArgs),
+    Explain(explain::ExplainArgs),
     Toolchain(toolchain::ToolchainArgs),
 }
 
@@ -75,6 +77,7 @@ impl Cli {
             Command::Invoke(args) => invoke::run(&args),
             Command::Publish(args) => publish::run(&args),
             Command::Dlq(args) => dlq::run(&args),
+            Command::Explain(args) => explain::run(&args),
             Command::Toolchain(args) => toolchain::run(args).map(|()| Exit::Ok),
         }
     }

@@ -4,7 +4,8 @@
 //! [`own_streams`] make the streams,
 //! [`consumer`] a binding's durable consumer, from its [`checkpoint`] if need be; [`opening`], [`pull`] and [`source`] bring its events, [`delivery`] turns
 //! messages into them, [`malformed`] finds those that can't be received; [`settle`] and [`attempts`] end them,
-//! [`publish`] and [`dead_letters`] store what comes of them. [`embedded`] runs a private broker. [`api`] and [`wire`] lie
+//! [`publish`] and [`dead_letters`] store what comes of them,
+//! [`history`] keeps the account of it, and [`whereabouts`] looks for one event. [`embedded`] runs a private broker. [`api`] and [`wire`] lie
 //! under all.
 
 mod config;
@@ -31,6 +32,9 @@ mod settle;
 mod dead_letters;
 mod publish;
 
+mod history;
+mod whereabouts;
+
 mod embedded;
 
 mod api;
@@ -43,21 +47,28 @@ pub use connect::{LineHealth, Role, check_files};
 pub use consumer::{ACK_WAIT, ConsumerSettings, OpenError};
 pub use dead_letters::{DeadLetters, HEADERS_OBJECT, LetterError, LetterFilter, LetterPage, StoredLetter};
 pub use embedded::{Embedded, EmbeddedError, SYNC_INTERVAL};
+pub use history::{Account, HistoryError, HistoryReader, HistoryWriter};
 pub use opening::{SourceCounters, SourceStatus};
-pub use own_streams::{ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, OwnStreams, PAYLOADS_BUCKET};
+pub use own_streams::{
+    ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, HISTORY_STREAM, HistorySettings, OwnStreams,
+    PAYLOADS_BUCKET,
+};
 pub use publish::{Durability, NatsPublish, OneMessage, Published};
 pub use refusal::ConnectError;
 pub use settle::NatsSettle;
 pub use source::NatsSource;
 pub use topology::{Difference, Discard, Ensured, Ownership, Retention, Storage, StreamSpec, TopologyError};
+pub use whereabouts::{
+    ConsumerView, FailedRunsOf, LetterOf, Standing, StoredEvent, Whereabouts, WhereaboutsError,
+};
 
-use busway_core::{Binding, port::PublishError};
+use busway_core::{Binding, EventId, HistoryEntry, port::PublishError};
 use connect::Line;
 use consumer::Spec;
 use malformed::GivenOut;
 use opening::Shared;
 use std::sync::{Arc, atomic::AtomicU64};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// A broker, reached over three connections.
 #[derive(Debug)]
@@ -165,6 +176,44 @@ impl Nats {
     /// The dead letters.
     pub fn dead_letters(&self) -> DeadLetters {
         DeadLetters { control: Arc::clone(&self.control) }
+    }
+
+    /// Stores the account of attempts that comes out of a queue; `not_stored` is told how many records were lost.
+    pub fn history_writer(
+        &self,
+        entries: mpsc::Receiver<HistoryEntry>,
+        not_stored: impl Fn(u64) + Send + Sync + 'static,
+    ) -> HistoryWriter {
+        HistoryWriter::new(Arc::clone(&self.egress), Arc::clone(&self.control), entries, not_stored)
+    }
+
+    /// The account of attempts.
+    pub fn history(&self) -> HistoryReader {
+        HistoryReader { control: Arc::clone(&self.control) }
+    }
+
+    /// What the broker knows of a sequence in a stream.
+    ///
+    /// # Errors
+    /// No such stream, a sequence that it has not reached.
+    pub async fn whereabouts(&self, stream: &str, sequence: u64) -> Result<Whereabouts, WhereaboutsError> {
+        whereabouts::look(&self.control, stream, sequence).await
+    }
+
+    /// The dead letters of an event, oldest first; none where there is no stream of them.
+    ///
+    /// # Errors
+    /// No good answer of JetStream's.
+    pub async fn letters_of(&self, event: &EventId) -> Result<Vec<LetterOf>, ApiError> {
+        whereabouts::letters(&self.control, event).await
+    }
+
+    /// The failed runs that are recorded of an event.
+    ///
+    /// # Errors
+    /// No good answer of JetStream's.
+    pub async fn failed_runs_of(&self, event: &EventId) -> Result<Vec<FailedRunsOf>, ApiError> {
+        whereabouts::failed_runs(&self.control, event).await
     }
 
     /// How one of the connections is, and every change of that.
