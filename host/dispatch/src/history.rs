@@ -136,3 +136,48 @@ fn cause(outcome: &Outcome) -> Option<Cause> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use busway_core::{Attempt, EventId, history::Runner};
+    use std::sync::Arc;
+
+    #[test]
+    fn a_full_queue_holds_nobody_up_and_what_it_drops_is_counted() {
+        let dropped = Counter::default();
+        let (history, mut told) = History::channel(dropped.clone());
+        let runner = Runner {
+            plugin: "p".parse().unwrap(),
+            consumer: String::new(),
+            version: String::new(),
+            host: String::new(),
+        };
+        let entry = HistoryEntry {
+            event_id: EventId::random([0; 32]),
+            position: None,
+            subject: "a".into(),
+            trace_id: None,
+            runner: Arc::new(runner),
+            attempt: Attempt(1),
+            round: 0,
+            delivered: 1,
+            began_at_ms: 0,
+            took: Duration::ZERO,
+            used: None,
+            cause: None,
+            disposition: Disposition::Done,
+            outputs: Vec::new(),
+            atomic: false,
+            sent: 0,
+        };
+        for _ in 0..QUEUE_MAX + 8 {
+            history.tell(entry.clone());
+        }
+        assert_eq!(dropped.get(), 8);
+        assert_eq!(std::iter::from_fn(|| told.try_recv().ok()).count(), QUEUE_MAX);
+        drop(told);
+        history.tell(entry);
+        assert_eq!(dropped.get(), 9, "nobody reads any more");
+    }
+}
