@@ -30,9 +30,7 @@ pub fn text(story: &Story) -> String {
         if plugin.attempts.is_empty() {
             lines.extend(plugin.failed.iter().flat_map(failed_runs));
         }
-        lines.extend(
-            plugin.letters.iter().map(|letter| field("look at it", &format!("busway dlq show {letter}"))),
-        );
+        lines.extend(letters(plugin));
     }
     if story.plugins.is_empty() {
         lines.push(String::new());
@@ -40,7 +38,10 @@ pub fn text(story: &Story) -> String {
     }
     if story.kept == Kept::Never {
         lines.push(String::new());
-        lines.push("no history is kept at this broker (history.enabled)".to_owned());
+        lines.push(
+            "no history is kept at this broker: history.enabled is off, or no host has run on it yet"
+                .to_owned(),
+        );
     }
     lines.extend(story.notes.iter().map(|note| format!("note: {}", escaped(note))));
     lines.join("\n")
@@ -59,7 +60,9 @@ fn published(story: &Story) -> String {
         Some(stored) => {
             let age = Duration::from_millis(now_ms().saturating_sub(stored.stored_at_ms));
             let (when, age) = (telling::utc(stored.stored_at_ms), telling::duration(age));
-            format!("{when}, {age} ago, {} bytes, still in its stream", stored.bytes)
+            let bytes =
+                if stored.bytes == 1 { "1 byte".to_owned() } else { format!("{} bytes", stored.bytes) };
+            format!("{when}, {age} ago, {bytes}, still in its stream")
         }
         None if story.place.is_some() => "no longer in its stream".to_owned(),
         None => "not known".to_owned(),
@@ -68,6 +71,20 @@ fn published(story: &Story) -> String {
 
 fn field(label: &str, text: &str) -> String {
     format!("  {label:<10} {}", escaped(text)).trim_end().to_owned()
+}
+
+/// Where to look at the plugin's dead letters, and which of them are gone.
+fn letters(plugin: &PluginStory) -> Vec<String> {
+    let there =
+        plugin.letters.iter().map(|letter| format!("  dead letter {letter}: busway dlq show {letter}"));
+    let named = plugin.attempts.iter().filter_map(|entry| match entry.disposition {
+        Disposition::DeadLettered { letter } => Some(letter),
+        _ => None,
+    });
+    let gone = named.filter(|letter| !plugin.letters.contains(letter));
+    let gone = gone
+        .map(|letter| format!("  dead letter {letter} is not there any more: it was redriven or discarded"));
+    there.chain(gone).collect()
 }
 
 fn attempt(entry: &HistoryEntry) -> Vec<String> {

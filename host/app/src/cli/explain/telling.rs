@@ -77,9 +77,7 @@ fn without_records(plugin: &PluginStory, kept: Kept) -> String {
             "given to a host: it runs, waits for its next attempt, or is done while an earlier event is not"
                 .to_owned()
         }
-        Some(Standing::Settled) if kept == Kept::Never => {
-            format!("{settled}: no history is kept at this broker")
-        }
+        Some(Standing::Settled) if kept == Kept::Never => settled.to_owned(),
         Some(Standing::Settled) => format!(
             "{settled}: it ended while no history was kept, or so long ago that its record has gone, or in the last \
              moments (100 ms) before a host was killed"
@@ -118,9 +116,10 @@ fn because(cause: &Cause) -> String {
         Counts::Failed => "failed",
         Counts::Refused => "not run",
     };
-    match code.as_str() {
-        "" => format!("{word}: {class}"),
-        code => format!("{word}: {class} {code}"),
+    if code.is_empty() || code == class {
+        format!("{word}: {class}")
+    } else {
+        format!("{word}: {class} {code}")
     }
 }
 
