@@ -19,7 +19,10 @@ use busway_core::{Binding, Source, binding::Subscription};
 use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
 use busway_transport::{
     ConsumerSettings, Ensured, Nats, NatsConfig, OwnStreams, SourceStatus, StreamSpec,
-    nats::{Discard as NatsDiscard, Ownership, Retention as NatsRetention, Storage as NatsStorage},
+    nats::{
+        Discard as NatsDiscard, HistorySettings, Ownership, Retention as NatsRetention,
+        Storage as NatsStorage,
+    },
 };
 use prometheus_client::registry::Registry;
 use std::{path::Path, sync::Arc, time::Duration};
@@ -30,6 +33,9 @@ use tracing::{info, warn};
 const PAYLOAD_BYTES_MAX: u64 = 1 << 20;
 /// How often readiness is looked at.
 const READINESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long the last records of the history may take to be stored when the host stops.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A host at work.
 struct Running {
@@ -67,7 +73,9 @@ pub async fn run(file: &Path, guest: Handle) -> anyhow::Result<Exit> {
         broker = Broker::start(&config) => broker?,
         signal = signals.next() => return Ok(stopped_early(signal)),
     };
-    let host = Host::new(host_name(&config), config.host.concurrency);
+    let (history, entries) = recorder.history();
+    let mut host = Host::new(host_name(&config), config.host.concurrency);
+    host.history = config.history.enabled.then_some(history);
     let settings = broker.settings().clone();
     let started = tokio::select! {
         started = start(&config, &ready, &settings, (&host, &recorder, &supervisor)) => started,
@@ -84,8 +92,14 @@ pub async fn run(file: &Path, guest: Handle) -> anyhow::Result<Exit> {
             return Err(why);
         }
     };
+    let writer = Arc::new(running.nats.history_writer(entries, recorder.history_not_stored()));
+    supervisor.control("history".to_owned(), {
+        let writer = Arc::clone(&writer);
+        async move { writer.run().await }
+    });
     supervisor.control("readiness".to_owned(), watch_readiness(&running, status.clone()));
     let exit = serve(&config, &running, &supervisor, &status, (&mut signals, &mut broker)).await;
+    writer.finish(HISTORY_PATIENCE).await;
     running.nats.close().await;
     broker.stop().await;
     exit
@@ -144,7 +158,11 @@ async fn start(
 ) -> anyhow::Result<Running> {
     let nats = Arc::new(Nats::connect(settings).await.context("the broker can't be used")?);
     info!(server = nats.server_version(), "connected");
-    let own = OwnStreams { dead_letter_bytes: config.dead_letters_max, ..OwnStreams::default() };
+    let own = OwnStreams {
+        dead_letter_bytes: config.dead_letters_max,
+        history: history_settings(config),
+        ..OwnStreams::default()
+    };
     nats.ensure_own_streams(own).await?;
     for stream in &config.streams {
         if nats.ensure_stream(&spec(stream)).await? == Ensured::Created {
@@ -159,6 +177,11 @@ async fn start(
         }
     }
     Ok(running)
+}
+
+fn history_settings(config: &Config) -> HistorySettings {
+    let config::checked::History { enabled, max_age, max_bytes } = config.history;
+    HistorySettings { enabled, max_age, max_bytes }
 }
 
 async fn open(

@@ -15,6 +15,7 @@ pub mod breaker;
 pub mod dead_letter;
 pub mod event;
 pub mod headers;
+pub mod history;
 pub mod key;
 pub mod limits;
 pub mod outcome;
@@ -34,6 +35,7 @@ pub use breaker::Breaker;
 pub use dead_letter::DeadLetter;
 pub use event::{Event, EventId, Position};
 pub use headers::Headers;
+pub use history::HistoryEntry;
 pub use key::KeySource;
 pub use limits::Limits;
 pub use outcome::{

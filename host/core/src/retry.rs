@@ -76,6 +76,11 @@ impl AttemptRecord {
         Attempt(self.failed_runs().saturating_add(1))
     }
 
+    /// The attempt that is being made: the next one, or the last one where that was the event's final run.
+    pub fn current(&self) -> Attempt {
+        if self.final_run().is_some() { Attempt(self.failed_runs()) } else { self.next() }
+    }
+
     /// Adds a failed run.
     pub fn push(&mut self, run: FailedRun) {
         if self.runs.len() == Self::KEPT_MAX {

@@ -19,11 +19,15 @@ pub fn traceparent(event_headers: &Headers, id: &EventId, plugin: &str, attempt:
     let span = derived.get(..16).unwrap_or_default();
     match event_headers.get(TRACEPARENT).and_then(parse) {
         Some((trace, flags)) => format!("00-{trace}-{span}-{flags}"),
-        None => {
-            let trace = data_encoding::HEXLOWER.encode(&Sha256::digest(id.as_str().as_bytes()));
-            format!("00-{}-{span}-00", trace.get(..32).unwrap_or_default())
-        }
+        None => format!("00-{}-{span}-00", derived_trace_id(id)),
     }
+}
+
+/// The trace id of an event that brings none along.
+pub fn derived_trace_id(id: &EventId) -> String {
+    let mut trace = data_encoding::HEXLOWER.encode(&Sha256::digest(id.as_str().as_bytes()));
+    trace.truncate(32);
+    trace
 }
 
 /// The trace id in a `traceparent`, where it is well-formed.

@@ -6,6 +6,7 @@
 //! takes a slot of the host, walks the path, and only then takes the next.
 
 use crate::{
+    history,
     lane::Lane,
     lease::Claim,
     pipeline,
@@ -135,6 +136,7 @@ impl Intake {
                 error!(plugin = %self.lane.binding.plugin, event = %delivery.receipt.event_id, "a fault in the host; the event is put back");
                 self.lane.record.host_fault();
                 self.put_back(&delivery.receipt).await;
+                history::host_fault(&self.lane, &delivery, started.elapsed(), SHUTDOWN_WAIT);
             }
             self.pace.ran(started.elapsed());
         }

@@ -1,11 +1,12 @@
 //! A lane: everything that one binding's events need on their way. Built once, shared by the binding's workers.
 
 use crate::{
+    history::History,
     lease::Leases,
     record::{LaneRecorder, Recorder},
     slots::HostSlots,
 };
-use busway_core::{Binding, Digest, Handler, Publish, Settle};
+use busway_core::{Binding, Digest, Handler, Publish, Settle, history::Runner};
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -18,12 +19,19 @@ pub struct Host {
     pub slots: HostSlots,
     /// Cancelled when the host begins to shut down: nothing new is run.
     pub draining: CancellationToken,
+    /// Where its attempts are told; none: nowhere.
+    pub history: Option<History>,
 }
 
 impl Host {
     /// A host with so many slots.
     pub fn new(name: impl Into<String>, slots: u32) -> Self {
-        Self { name: name.into(), slots: HostSlots::new(slots), draining: CancellationToken::new() }
+        Self {
+            name: name.into(),
+            slots: HostSlots::new(slots),
+            draining: CancellationToken::new(),
+            history: None,
+        }
     }
 }
 
@@ -53,6 +61,8 @@ pub struct Lane {
     pub(crate) leases: Leases,
     pub(crate) host: Host,
     pub(crate) record: LaneRecorder,
+    /// Who runs this lane's attempts.
+    pub(crate) runner: Arc<Runner>,
     /// Cancelled when the intake takes nothing more from the broker.
     pub(crate) intake_ended: CancellationToken,
 }
@@ -62,6 +72,12 @@ impl Lane {
     pub fn new(parts: LaneParts, host: Host, recorder: &Recorder) -> Arc<Self> {
         let LaneParts { binding, digest, handler, settle, publish, ack_wait } = parts;
         let record = recorder.lane(&binding);
+        let runner = Arc::new(Runner {
+            plugin: binding.plugin.clone(),
+            consumer: binding.durable(),
+            version: version(&digest),
+            host: host.name.clone(),
+        });
         let intake_ended = CancellationToken::new();
         Arc::new(Self {
             leases: Leases::new(ack_wait),
@@ -72,6 +88,7 @@ impl Lane {
             publish,
             host,
             record,
+            runner,
             intake_ended,
         })
     }
@@ -81,14 +98,18 @@ impl Lane {
         &self.binding
     }
 
-    /// Which version of the plugin runs: the first twelve hexadecimal digits of its digest.
+    /// Which version of the plugin runs.
     pub(crate) fn version(&self) -> String {
-        let digest = self.digest.to_string();
-        digest.trim_start_matches("sha256:").chars().take(12).collect()
+        self.runner.version.clone()
     }
 
     /// Deliveries that this host holds for the binding and has not settled yet.
     pub fn unsettled(&self) -> usize {
         self.leases.held()
     }
+}
+
+/// The first twelve hexadecimal digits of a digest.
+fn version(digest: &Digest) -> String {
+    digest.to_string().trim_start_matches("sha256:").chars().take(12).collect()
 }

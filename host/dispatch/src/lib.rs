@@ -1,7 +1,7 @@
 //! The path of one event, one file per step.
 //!
 //! Read in this order: [`intake`] holds deliveries and hands them to workers, [`pipeline`] is the path itself,
-//! [`decode`], [`admit`], [`invoke`], [`release`] and [`settle`] are its steps, [`record`] writes what happened.
+//! [`decode`], [`admit`], [`invoke`], [`release`] and [`settle`] are its steps, [`record`] writes what happened, and [`history`] keeps it for those who ask later.
 //! [`lease`], [`slots`] and [`supervise`] hold the state around it. Nothing here knows NATS or wasm: those stand behind
 //! the traits of `busway_core::port`.
 
@@ -14,6 +14,7 @@ mod invoke;
 mod release;
 mod settle;
 
+mod history;
 mod record;
 
 mod lane;
@@ -21,6 +22,7 @@ mod lease;
 mod slots;
 mod supervise;
 
+pub use history::History;
 pub use intake::Intake;
 pub use lane::{Host, Lane, LaneParts};
 pub use record::Recorder;

@@ -1,21 +1,42 @@
 //! The path of one event. Every branch meets in an outcome, every outcome in a verdict, every verdict in `settle`.
 
-use crate::{admit, decode, invoke, lane::Lane, record, release, settle, slots::Slot};
+use crate::{
+    admit, decode, invoke,
+    lane::Lane,
+    record::{self, Ended},
+    release, settle,
+    slots::Slot,
+};
 use busway_core::{AttemptRecord, Delivery, LogLine, Outcome, Refusal, Used, Verdict, dead_letter};
 
 /// Walks one delivery from its arrival to its settlement.
 pub(crate) async fn process(lane: &Lane, delivery: &Delivery, slot: Slot) {
     let clock = record::received(lane);
     let history = history(lane, delivery).await;
-    let outcome = match &history {
+    let Attempted { outcome, used } = match &history {
         Ok(history) => attempt(lane, delivery, history).await,
-        Err(refusal) => Outcome::Refused(refusal.clone()),
+        Err(refusal) => Attempted::without_a_run(Outcome::Refused(refusal.clone())),
     };
     let history = history.unwrap_or_default();
+    let attempt = history.current();
     let verdict = verdict(lane, delivery, &history, &outcome);
     let settled = settle::apply(lane, delivery, history, &outcome, verdict).await;
     drop(slot);
-    record::settled(lane, &delivery.receipt, clock, &outcome, verdict, settled);
+    let ended = Ended { took: clock.elapsed(), attempt, used, outcome: &outcome, verdict, settled };
+    record::settled(lane, delivery, &ended);
+}
+
+/// What came of an attempt.
+struct Attempted {
+    outcome: Outcome,
+    /// None where the handler was not called.
+    used: Option<Used>,
+}
+
+impl Attempted {
+    fn without_a_run(outcome: Outcome) -> Self {
+        Self { outcome, used: None }
+    }
 }
 
 /// The failed runs so far. An event that the broker gives for the first time has none, so nothing is asked for it; one
@@ -29,24 +50,24 @@ async fn history(lane: &Lane, delivery: &Delivery) -> Result<AttemptRecord, Refu
 }
 
 /// One attempt: decode, admit, invoke, release.
-async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> Outcome {
+async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> Attempted {
     if let Some(run) = history.final_run() {
-        return Outcome::Failed(dead_letter::failure_of(run));
+        return Attempted::without_a_run(Outcome::Failed(dead_letter::failure_of(run)));
     }
     let event = match decode::event(delivery) {
         Ok(event) => event,
-        Err(failure) => return Outcome::Failed(failure),
+        Err(failure) => return Attempted::without_a_run(Outcome::Failed(failure)),
     };
     if let Err(failure) = admit::in_time(lane, &delivery.receipt) {
-        return Outcome::Failed(failure);
+        return Attempted::without_a_run(Outcome::Failed(failure));
     }
     let admitted = match admit::check(lane, &delivery.receipt, event) {
         Ok(admitted) => admitted,
-        Err(refusal) => return Outcome::Refused(refusal),
+        Err(refusal) => return Attempted::without_a_run(Outcome::Refused(refusal)),
     };
     let report = invoke::call(lane, &admitted, history.next()).await;
     let outcome = release::outputs(lane, &admitted, &delivery.receipt, history.next(), report.ran).await;
-    with_evidence(outcome, report.logs, report.used)
+    Attempted { outcome: with_evidence(outcome, report.logs, report.used), used: Some(report.used) }
 }
 
 /// What a failed attempt logged and used belongs to its evidence.

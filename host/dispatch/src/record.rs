@@ -1,11 +1,16 @@
-//! Step 7: what happened, once, as a log line and a metric.
+//! Step 7: what happened, once, as a log line, a metric and an entry of the history.
 //!
 //! Labels are bounded sets: plugin, verdict, class. Subjects, ids and payloads never become labels, and payloads are
 //! never logged. Handles are looked up once per binding, not per event.
 
-use crate::{lane::Lane, settle::Settled};
+use crate::{
+    history::{self, History},
+    lane::Lane,
+    settle::Settled,
+};
 use busway_core::{
-    AttemptRecord, Binding, Failure, FailureClass, Outcome, Receipt, Refusal, Verdict,
+    Attempt, AttemptRecord, Binding, Delivery, Failure, FailureClass, HistoryEntry, Outcome, Receipt,
+    Refusal, Used, Verdict,
     port::{PublishError, Released, SettleError},
 };
 use prometheus_client::{
@@ -13,7 +18,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use tokio::time::Instant;
+use std::time::Duration;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::{Level, debug, enabled, error, info, warn};
 
 type HistogramFamily = Family<PluginLabels, Histogram, fn() -> Histogram>;
@@ -33,6 +39,7 @@ pub struct Recorder {
     duplicates: Family<PluginLabels, Counter>,
     without_key: Family<PluginLabels, Counter>,
     copies: Family<ReasonLabels, Counter>,
+    history_dropped: Family<DroppedLabels, Counter>,
     trouble: Family<ReasonLabels, Counter>,
     held: Family<PluginLabels, Gauge>,
     duration: HistogramFamily,
@@ -55,6 +62,10 @@ struct ClassLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     plugin: String,
+    reason: &'static str,
+}
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DroppedLabels {
     reason: &'static str,
 }
 
@@ -101,6 +112,7 @@ impl Recorder {
             duplicates: Family::default(),
             without_key: Family::default(),
             copies: Family::default(),
+            history_dropped: Family::default(),
             trouble: Family::default(),
             held: Family::default(),
             duration: Family::new_with_constructor(duration_histogram),
@@ -141,6 +153,11 @@ impl Recorder {
             "Redelivered copies that were not run",
             this.copies.clone(),
         );
+        registry.register(
+            "busway_history_dropped",
+            "Attempts that `busway explain` will not know of",
+            this.history_dropped.clone(),
+        );
         registry.register("busway_host_trouble", "What the host could not do", this.trouble.clone());
         registry.register("busway_events_held", "Deliveries held and not settled", this.held.clone());
         registry.register(
@@ -149,6 +166,23 @@ impl Recorder {
             this.duration.clone(),
         );
         this
+    }
+
+    /// The account of a host's attempts, and what is to be written down of it.
+    pub fn history(&self) -> (History, mpsc::Receiver<HistoryEntry>) {
+        History::channel(self.dropped("queue-full"))
+    }
+
+    /// Counts entries that were taken from the account and could not be written down.
+    pub fn history_not_stored(&self) -> impl Fn(u64) + Send + Sync + 'static {
+        let counter = self.dropped("not-stored");
+        move |entries| {
+            counter.inc_by(entries);
+        }
+    }
+
+    fn dropped(&self, reason: &'static str) -> Counter {
+        self.history_dropped.get_or_create_owned(&DroppedLabels { reason })
     }
 
     pub(crate) fn lane(&self, binding: &Binding) -> LaneRecorder {
@@ -245,40 +279,50 @@ fn how(released: &Released) -> &'static str {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock(Instant);
 
+impl Clock {
+    pub(crate) fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 /// An event began its path.
 pub(crate) fn received(lane: &Lane) -> Clock {
     lane.record.received.inc();
     Clock(Instant::now())
 }
 
+/// How an event's path ended.
+pub(crate) struct Ended<'a> {
+    pub took: Duration,
+    pub attempt: Attempt,
+    /// None where the handler was not called.
+    pub used: Option<Used>,
+    pub outcome: &'a Outcome,
+    pub verdict: Verdict,
+    pub settled: Settled,
+}
+
 /// An event ended its path.
-pub(crate) fn settled(
-    lane: &Lane,
-    receipt: &Receipt,
-    clock: Clock,
-    outcome: &Outcome,
-    verdict: Verdict,
-    settled: Settled,
-) {
-    let elapsed = clock.0.elapsed();
+pub(crate) fn settled(lane: &Lane, delivery: &Delivery, ended: &Ended<'_>) {
+    let Ended { took, outcome, verdict, settled, .. } = *ended;
     let record = &lane.record;
-    record.duration.observe(elapsed.as_secs_f64());
+    record.duration.observe(took.as_secs_f64());
     record.held(lane.leases.held());
     match (settled, verdict) {
         (Settled::LeftToBroker, _) => record.left_to_broker.inc(),
-        (Settled::Finished, Verdict::Ack) => record.acknowledged.inc(),
-        (Settled::Finished, _) => record.dead_lettered.inc(),
+        (Settled::Finished, _) => record.acknowledged.inc(),
+        (Settled::DeadLettered { .. }, _) => record.dead_lettered.inc(),
         (Settled::PutBack(_), Verdict::Retry { .. }) => record.retried.inc(),
         (Settled::PutBack(_), _) => record.put_back.inc(),
     };
     let plugin = &lane.binding.plugin;
-    let id = &receipt.event_id;
+    let id = &delivery.receipt.event_id;
     match outcome {
         Outcome::Done { released, core } => {
             record.released(released, *core);
             if enabled!(Level::DEBUG) {
                 let (outputs, how) = (released.stored.len() + core, how(released));
-                debug!(%plugin, %id, outputs, how, elapsed_ms = elapsed.as_millis() as u64, "handled");
+                debug!(%plugin, %id, outputs, how, elapsed_ms = took.as_millis() as u64, "handled");
             }
         }
         Outcome::Duplicate { of } => {
@@ -297,6 +341,7 @@ pub(crate) fn settled(
             info!(%plugin, %id, refusal = refusal.code(), why = ?refusal, "not counted as an attempt");
         }
     }
+    history::settled(lane, delivery, ended);
 }
 
 /// A dead letter is stored.

@@ -23,8 +23,13 @@ const NOT_RECORDED_WAIT: Duration = Duration::from_secs(5);
 /// What was done with a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Settled {
-    /// Acknowledged, or terminated after its dead letter was stored.
+    /// Acknowledged.
     Finished,
+    /// Terminated after its dead letter was stored.
+    DeadLettered {
+        /// The letter's sequence in its stream.
+        letter: u64,
+    },
     /// Put back with a wait.
     PutBack(Duration),
     /// The broker did not confirm; it will give the event again by itself.
@@ -100,13 +105,19 @@ async fn dead_letter(
         }
     }
     let letter = compose(lane, delivery, failure, &history);
-    if let Err(why) = lane.publish.dead_letter(&letter).await {
-        record::dead_letter_refused(lane, receipt, &why);
-        return put_back(lane, receipt, DEAD_LETTER_REFUSED_WAIT).await;
-    }
+    let stored = match lane.publish.dead_letter(&letter).await {
+        Ok(stored) => stored,
+        Err(why) => {
+            record::dead_letter_refused(lane, receipt, &why);
+            return put_back(lane, receipt, DEAD_LETTER_REFUSED_WAIT).await;
+        }
+    };
     record::dead_lettered(lane, receipt, failure, &history);
     let reason = format!("dead-lettered:{}", failure.class);
-    finish(lane, receipt, lane.settle.terminate(receipt, &reason).await)
+    match finish(lane, receipt, lane.settle.terminate(receipt, &reason).await) {
+        Settled::Finished => Settled::DeadLettered { letter: stored.sequence },
+        other => other,
+    }
 }
 
 fn compose(lane: &Lane, delivery: &Delivery, failure: &Failure, history: &AttemptRecord) -> DeadLetter {

@@ -1,15 +1,18 @@
 //! One binding on the in-memory broker with a scripted handler: what the tests of the path start from.
 #![expect(clippy::expect_used, reason = "test code: what can not be set up ends the test")]
 
-use busway_core::{Backoff, Binding, Digest, Limits, RetryPolicy, binding::Subscription};
+use busway_core::{Backoff, Binding, Digest, HistoryEntry, Limits, RetryPolicy, binding::Subscription};
 use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
 use busway_testkit::{
     memory::{MemoryBroker, STREAM},
     scripted::{ScriptedHandler, Step},
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use std::{sync::Arc, time::Duration};
-use tokio::runtime::Handle;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{runtime::Handle, sync::mpsc};
 
 /// How long the broker of these tests waits for word of an event.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
@@ -23,6 +26,7 @@ pub struct TestHost {
     lane: Arc<Lane>,
     supervisor: Supervisor,
     registry: Registry,
+    history: Mutex<mpsc::Receiver<HistoryEntry>>,
 }
 
 impl TestHost {
@@ -54,10 +58,13 @@ impl TestHost {
             publish: Arc::new(broker.clone()),
             ack_wait: ACK_WAIT,
         };
-        let lane = Lane::new(parts, Host::new("h1", 64), &Recorder::new(&mut registry));
+        let recorder = Recorder::new(&mut registry);
+        let (history, told) = recorder.history();
+        let host = Host { history: Some(history), ..Host::new("h1", 64) };
+        let lane = Lane::new(parts, host, &recorder);
         let supervisor = Supervisor::new(Handle::current(), Handle::current());
         Intake::start(Arc::clone(&lane), broker.source(), &supervisor);
-        Self { broker, handler, lane, supervisor, registry }
+        Self { broker, handler, lane, supervisor, registry, history: Mutex::new(told) }
     }
 
     /// Runs one event through a script until it is settled, and gives what was asked of the broker.
@@ -80,6 +87,12 @@ impl TestHost {
         while self.lane.unsettled() > 0 {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// What the history was told since it was last asked.
+    pub fn told(&self) -> Vec<HistoryEntry> {
+        let mut told = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        std::iter::from_fn(|| told.try_recv().ok()).collect()
     }
 
     /// The value of one line of the metrics; 0 where there is none.

@@ -6,6 +6,7 @@ pub mod compile;
 mod connect;
 mod dlq;
 mod doctor;
+mod explain;
 mod inspect;
 mod invoke;
 mod new;
@@ -43,6 +44,7 @@ enum Command {
     Dlq(dlq::DlqArgs),
     Doctor(doctor::DoctorArgs),
     Verify(verify::VerifyArgs),
+    Explain(explain::ExplainArgs),
     Toolchain(toolchain::ToolchainArgs),
 }
 
@@ -84,6 +86,7 @@ impl Cli {
             Command::Dlq(args) => dlq::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Verify(args) => verify::run(&args),
+            Command::Explain(args) => explain::run(&args),
             Command::Toolchain(args) => toolchain::run(args).map(|()| Exit::Ok),
         }
     }

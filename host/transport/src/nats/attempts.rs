@@ -65,6 +65,19 @@ pub(super) fn subject(plugin: &PluginName, event: &EventId, round: u32) -> Strin
     }
 }
 
+/// The subjects of an event's records in all plugins and rounds.
+pub(super) fn filters(event: &EventId) -> [String; 2] {
+    [format!("$KV.{ATTEMPTS_BUCKET}.*.{event}"), format!("$KV.{ATTEMPTS_BUCKET}.*.{event}.*")]
+}
+
+/// The plugin and the round of a record's subject.
+pub(super) fn whose(subject: &str) -> Option<(&str, u32)> {
+    let mut tokens = subject.split('.').skip(2);
+    let (plugin, _event) = (tokens.next()?, tokens.next()?);
+    let round = tokens.next().map_or(Ok(0), str::parse).ok()?;
+    Some((plugin, round))
+}
+
 /// The stream behind the bucket.
 pub(super) fn stream() -> String {
     format!("KV_{ATTEMPTS_BUCKET}")

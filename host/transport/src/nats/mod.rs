@@ -35,6 +35,9 @@ mod dead_letters;
 mod kept;
 mod publish;
 
+mod history;
+mod whereabouts;
+
 mod embedded;
 mod survey;
 
@@ -49,9 +52,13 @@ pub use connect::{LineHealth, Role, check_files};
 pub use consumer::{ACK_WAIT, ConsumerSettings, OpenError};
 pub use dead_letters::{DeadLetters, HEADERS_OBJECT, LetterError, LetterFilter, LetterPage, StoredLetter};
 pub use embedded::{Embedded, EmbeddedError, SYNC_INTERVAL};
+pub use history::{Account, HistoryError, HistoryReader, HistoryWriter};
 pub use kept::{KeptConsumer, KeptError, KeptMessage, KeptReader, KeptStream};
 pub use opening::{SourceCounters, SourceStatus};
-pub use own_streams::{ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, OwnStreams, PAYLOADS_BUCKET};
+pub use own_streams::{
+    ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, HISTORY_STREAM, HistorySettings, OwnStreams,
+    PAYLOADS_BUCKET,
+};
 pub use publish::{Durability, NatsPublish, OneMessage, Published};
 pub use refusal::ConnectError;
 pub use seen::SEEN_BUCKET;
@@ -59,15 +66,18 @@ pub use settle::NatsSettle;
 pub use source::NatsSource;
 pub use survey::{ConsumerFinding, StreamFinding};
 pub use topology::{Difference, Discard, Ensured, Ownership, Retention, Storage, StreamSpec, TopologyError};
+pub use whereabouts::{
+    ConsumerView, FailedRunsOf, LetterOf, Standing, StoredEvent, Whereabouts, WhereaboutsError,
+};
 
-use busway_core::{Binding, port::PublishError};
+use busway_core::{Binding, EventId, HistoryEntry, port::PublishError};
 use captures::Captures;
 use connect::Line;
 use consumer::Spec;
 use malformed::GivenOut;
 use opening::Shared;
 use std::sync::{Arc, atomic::AtomicU64};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// A broker, reached over three connections.
 #[derive(Debug)]
@@ -189,6 +199,44 @@ impl Nats {
     /// What the broker keeps, for an audit.
     pub fn kept(&self) -> KeptReader {
         KeptReader { control: Arc::clone(&self.control) }
+    }
+
+    /// Stores the account of attempts that comes out of a queue; `not_stored` is told how many records were lost.
+    pub fn history_writer(
+        &self,
+        entries: mpsc::Receiver<HistoryEntry>,
+        not_stored: impl Fn(u64) + Send + Sync + 'static,
+    ) -> HistoryWriter {
+        HistoryWriter::new(Arc::clone(&self.egress), Arc::clone(&self.control), entries, not_stored)
+    }
+
+    /// The account of attempts.
+    pub fn history(&self) -> HistoryReader {
+        HistoryReader { control: Arc::clone(&self.control) }
+    }
+
+    /// What the broker knows of a sequence in a stream.
+    ///
+    /// # Errors
+    /// No such stream, a sequence that it has not reached.
+    pub async fn whereabouts(&self, stream: &str, sequence: u64) -> Result<Whereabouts, WhereaboutsError> {
+        whereabouts::look(&self.control, stream, sequence).await
+    }
+
+    /// The dead letters of an event, oldest first; none where there is no stream of them.
+    ///
+    /// # Errors
+    /// No good answer of JetStream's.
+    pub async fn letters_of(&self, event: &EventId) -> Result<Vec<LetterOf>, ApiError> {
+        whereabouts::letters(&self.control, event).await
+    }
+
+    /// The failed runs that are recorded of an event.
+    ///
+    /// # Errors
+    /// No good answer of JetStream's.
+    pub async fn failed_runs_of(&self, event: &EventId) -> Result<Vec<FailedRunsOf>, ApiError> {
+        whereabouts::failed_runs(&self.control, event).await
     }
 
     /// How one of the connections is, and every change of that.

@@ -1,7 +1,7 @@
 //! The streams that Busway keeps its own records in.
 //!
 //! Their limits are the operator's to change, so only what the host relies on is compared. Each refuses what is new when
-//! it is full, because none may lose what is old.
+//! it is full, because none may lose what is old; but the history, which is an account and not the state, loses the oldest.
 
 use super::{
     connect::Line,
@@ -9,8 +9,9 @@ use super::{
     topology::{self, Difference, TopologyError, compare},
 };
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use busway_core::{dead_letter, units::ByteSize};
+use busway_core::{dead_letter, history, units::ByteSize};
 use std::time::Duration;
+use tracing::warn;
 
 /// The stream of dead letters.
 pub const DEAD_LETTER_STREAM: &str = "BUSWAY_DLQ";
@@ -18,11 +19,16 @@ pub const DEAD_LETTER_STREAM: &str = "BUSWAY_DLQ";
 pub const ATTEMPTS_BUCKET: &str = "BUSWAY_ATTEMPTS";
 /// The bucket of how far each consumer has come.
 pub const CHECKPOINTS_BUCKET: &str = "BUSWAY_CHECKPOINTS";
+/// The stream of the account of attempts.
+pub const HISTORY_STREAM: &str = "BUSWAY_HISTORY";
 /// The bucket of payloads that do not fit into their dead letter.
 pub const PAYLOADS_BUCKET: &str = "BUSWAY_DLQ_PAYLOADS";
 
 /// How long an attempt record is kept: longer than any event is retried for.
 const ATTEMPTS_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// The shortest memory of ids that a stream can have.
+const DUPLICATE_WINDOW_MIN: Duration = Duration::from_millis(100);
 
 /// Makes Busway's own streams, or compares those that are there.
 pub(super) async fn ensure(line: &Line, own: OwnStreams) -> Result<(), TopologyError> {
@@ -37,6 +43,9 @@ pub(super) async fn ensure(line: &Line, own: OwnStreams) -> Result<(), TopologyE
         let differences = differences(&config, &info.config);
         if !differences.is_empty() {
             return Err(TopologyError::Differs { stream: config.name, differences });
+        }
+        if config.name == HISTORY_STREAM {
+            tell_limits(&info.config, &config);
         }
     }
     Ok(())
@@ -53,6 +62,20 @@ pub(super) fn differences(wanted: &Config, is: &Config) -> Vec<Difference> {
     differences
 }
 
+/// The history's limits are in the configuration, so a stream that was made with others is told of, and left as it is.
+fn tell_limits(is: &Config, wanted: &Config) {
+    let mut differences = Vec::new();
+    compare(&mut differences, "max_age", &is.max_age, &wanted.max_age);
+    compare(&mut differences, "max_bytes", &is.max_bytes, &wanted.max_bytes);
+    if !differences.is_empty() {
+        let differences = topology::lines(&differences);
+        warn!(
+            differences,
+            "the history is kept within other limits than configured; `nats stream edit {HISTORY_STREAM}` changes them"
+        );
+    }
+}
+
 /// What Busway's own streams may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OwnStreams {
@@ -60,16 +83,35 @@ pub struct OwnStreams {
     pub dead_letter_bytes: ByteSize,
     /// Copies in a cluster, 1 to 5. Default 1.
     pub replicas: u8,
+    /// The account of attempts.
+    pub history: HistorySettings,
+}
+
+/// How much of the account of attempts is kept. When it is full, the oldest records go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistorySettings {
+    /// Whether any is. Default true.
+    pub enabled: bool,
+    /// For how long. Default 7 days.
+    pub max_age: Duration,
+    /// How many bytes of it. Default 256 MiB.
+    pub max_bytes: ByteSize,
+}
+
+impl Default for HistorySettings {
+    fn default() -> Self {
+        Self { enabled: true, max_age: Duration::from_secs(7 * 24 * 60 * 60), max_bytes: ByteSize::mib(256) }
+    }
 }
 
 impl Default for OwnStreams {
     fn default() -> Self {
-        Self { dead_letter_bytes: ByteSize::mib(1024), replicas: 1 }
+        Self { dead_letter_bytes: ByteSize::mib(1024), replicas: 1, history: HistorySettings::default() }
     }
 }
 
 impl OwnStreams {
-    pub(super) fn configs(self) -> [Config; 5] {
+    pub(super) fn configs(self) -> Vec<Config> {
         let own = |name: String, subjects: Vec<String>| Config {
             name,
             subjects,
@@ -127,6 +169,18 @@ impl OwnStreams {
             allow_message_ttl: true,
             ..own(seen::stream(), vec![format!("$KV.{SEEN_BUCKET}.>")])
         };
-        [letters, attempts, payloads, checkpoints, seen]
+        let history = Config {
+            description: Some("what became of each attempt; `busway explain` reads it".into()),
+            max_bytes: i64::try_from(self.history.max_bytes.0).unwrap_or(i64::MAX),
+            max_age: self.history.max_age,
+            discard: DiscardPolicy::Old,
+            // Nothing here has an id that a repetition could be recognised by.
+            duplicate_window: DUPLICATE_WINDOW_MIN,
+            allow_direct: true,
+            ..own(HISTORY_STREAM.into(), vec![history::SUBJECTS.into()])
+        };
+        let mut configs = vec![letters, attempts, payloads, checkpoints, seen];
+        configs.extend(self.history.enabled.then_some(history));
+        configs
     }
 }

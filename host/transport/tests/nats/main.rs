@@ -7,6 +7,7 @@ mod support;
 
 mod access;
 mod embedded;
+mod history;
 mod malformed;
 mod pulling;
 mod settling;

@@ -1,0 +1,436 @@
+//! Records as they are stored: a page of JSON with a version, one or many records of one runner about events of one stream.
+//!
+//! What all records of a page share stands once, what is zero or empty is left out, and names are a letter or two: most
+//! pages hold hundreds of successes that nobody will ever ask for. An event's id is not stored where it follows from the
+//! event's place. A page of an unknown version is passed over by a reader, who says so.
+
+use busway_core::{
+    Attempt, EventId, HistoryEntry, Position, Used,
+    history::{Cause, Counts, Disposition, Runner, Waits},
+    port::Stored,
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+/// The version that is written.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Page {
+    v: u32,
+    plugin: String,
+    consumer: String,
+    version: String,
+    host: String,
+    /// The stream of the events and its creation time; none for events that no stream holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<(String, i128)>,
+    /// What the records' times count from.
+    from_ms: u64,
+    /// Subjects and streams that the records name by their place in this list.
+    names: Vec<String>,
+    runs: Vec<Record>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    /// The event's sequence.
+    #[serde(default, skip_serializing_if = "is_default", rename = "q")]
+    sequence: u64,
+    /// The event's id, where it does not follow from its place.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "i")]
+    id: Option<String>,
+    #[serde(default, skip_serializing_if = "is_default", rename = "s")]
+    subject: usize,
+    #[serde(default = "first", skip_serializing_if = "is_first", rename = "n")]
+    attempt: u32,
+    #[serde(default, skip_serializing_if = "is_default", rename = "r")]
+    round: u32,
+    #[serde(default, skip_serializing_if = "is_default", rename = "d")]
+    delivered: u64,
+    /// Milliseconds after the page's.
+    #[serde(default, skip_serializing_if = "is_default", rename = "b")]
+    began: u64,
+    #[serde(default, skip_serializing_if = "is_default", rename = "t")]
+    took_us: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "u")]
+    used: Option<Usage>,
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "c")]
+    cause: Option<(bool, String, String, String)>,
+    #[serde(default, skip_serializing_if = "is_default", rename = "e")]
+    end: End,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "o")]
+    outputs: Vec<(usize, u64, u8)>,
+    #[serde(default, skip_serializing_if = "is_default", rename = "a")]
+    atomic: bool,
+    #[serde(default, skip_serializing_if = "is_default", rename = "x")]
+    sent: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "g")]
+    trace_id: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Usage {
+    #[serde(default, skip_serializing_if = "is_default", rename = "w")]
+    wall_us: u64,
+    #[serde(default, skip_serializing_if = "is_default", rename = "c")]
+    cpu_us: u64,
+    #[serde(default, skip_serializing_if = "is_default", rename = "m")]
+    memory_bytes: u64,
+    #[serde(default, skip_serializing_if = "is_default", rename = "p")]
+    publishes: u32,
+    #[serde(default, skip_serializing_if = "is_default", rename = "b")]
+    publish_bytes: u64,
+    #[serde(default, skip_serializing_if = "is_default", rename = "l")]
+    log_lines: u32,
+    #[serde(default, skip_serializing_if = "is_default", rename = "k")]
+    log_lines_dropped: u32,
+    #[serde(default, skip_serializing_if = "is_default", rename = "n")]
+    denied: u32,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum End {
+    #[default]
+    Done,
+    RetriedMs(u64),
+    ParkedMs(u64),
+    Letter(u64),
+    PutBackMs(u64),
+    Left,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn is_first(attempt: &u32) -> bool {
+    *attempt == 1
+}
+
+fn first() -> u32 {
+    1
+}
+
+/// A page that can't be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error("of version {0}, which this program does not know")]
+    Version(u32),
+    #[error("damaged")]
+    Damaged(#[from] serde_json::Error),
+    #[error("damaged: {0}")]
+    Nonsense(&'static str),
+}
+
+/// A page of these records, which have one runner and one stream, or none.
+pub(super) fn write(entries: &[HistoryEntry]) -> Result<Vec<u8>, Unreadable> {
+    let first = entries.first().ok_or(Unreadable::Nonsense("no records"))?;
+    let Runner { plugin, consumer, version, host } = &*first.runner;
+    let origin =
+        first.position.as_ref().map(|position| (position.stream.to_string(), position.stream_created_ns));
+    let from_ms = entries.iter().map(|entry| entry.began_at_ms).min().unwrap_or_default();
+    let mut names = Names::default();
+    let runs = entries.iter().map(|entry| record(entry, from_ms, &mut names)).collect();
+    let page = Page {
+        v: VERSION,
+        plugin: plugin.to_string(),
+        consumer: consumer.clone(),
+        version: version.clone(),
+        host: host.clone(),
+        origin,
+        from_ms,
+        names: names.list,
+        runs,
+    };
+    Ok(serde_json::to_vec(&page)?)
+}
+
+/// The records of a page.
+pub(super) fn read(bytes: &[u8]) -> Result<Vec<HistoryEntry>, Unreadable> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        v: u32,
+    }
+    let Versioned { v } = serde_json::from_slice(bytes)?;
+    if v != VERSION {
+        return Err(Unreadable::Version(v));
+    }
+    let page: Page = serde_json::from_slice(bytes)?;
+    let runner = Arc::new(Runner {
+        plugin: page.plugin.parse().map_err(|_| Unreadable::Nonsense("not a plugin's name"))?,
+        consumer: page.consumer,
+        version: page.version,
+        host: page.host,
+    });
+    let shared = Shared {
+        runner,
+        origin: page.origin.map(|(stream, created)| (stream.into(), created)),
+        from_ms: page.from_ms,
+        names: page.names,
+    };
+    page.runs.into_iter().map(|run| shared.entry(run)).collect()
+}
+
+/// Names in the order in which they first occurred.
+#[derive(Default)]
+struct Names<'a> {
+    list: Vec<String>,
+    known: HashMap<&'a str, usize>,
+}
+
+impl<'a> Names<'a> {
+    fn place(&mut self, name: &'a str) -> usize {
+        *self.known.entry(name).or_insert_with(|| {
+            self.list.push(name.to_owned());
+            self.list.len() - 1
+        })
+    }
+}
+
+fn record<'a>(entry: &'a HistoryEntry, from_ms: u64, names: &mut Names<'a>) -> Record {
+    let follows = entry.position.as_ref().is_some_and(|position| EventId::of(position) == entry.event_id);
+    Record {
+        sequence: entry.position.as_ref().map_or(0, |position| position.sequence),
+        id: (!follows).then(|| entry.event_id.to_string()),
+        subject: names.place(&entry.subject),
+        attempt: entry.attempt.0,
+        round: entry.round,
+        delivered: entry.delivered,
+        began: entry.began_at_ms - from_ms,
+        took_us: micros(entry.took),
+        used: entry.used.as_ref().map(usage),
+        cause: entry.cause.as_ref().map(|cause| {
+            let Cause { counts, class, code, reason } = cause;
+            (*counts == Counts::Failed, class.clone(), code.clone(), reason.clone())
+        }),
+        end: end(entry.disposition),
+        outputs: entry
+            .outputs
+            .iter()
+            .map(|stored| (names.place(&stored.stream), stored.sequence, u8::from(stored.duplicate)))
+            .collect(),
+        atomic: entry.atomic,
+        sent: entry.sent,
+        trace_id: entry.trace_id.clone(),
+    }
+}
+
+fn usage(used: &Used) -> Usage {
+    Usage {
+        wall_us: micros(used.wall),
+        cpu_us: micros(used.cpu),
+        memory_bytes: used.memory_bytes,
+        publishes: used.publishes,
+        publish_bytes: used.publish_bytes,
+        log_lines: used.log_lines,
+        log_lines_dropped: used.log_lines_dropped,
+        denied: used.denied,
+    }
+}
+
+fn end(disposition: Disposition) -> End {
+    match disposition {
+        Disposition::Done => End::Done,
+        Disposition::Retried { wait, waits: Waits::InConsumer } => End::RetriedMs(millis(wait)),
+        Disposition::Retried { wait, waits: Waits::Parked } => End::ParkedMs(millis(wait)),
+        Disposition::DeadLettered { letter } => End::Letter(letter),
+        Disposition::PutBack { wait } => End::PutBackMs(millis(wait)),
+        Disposition::Left => End::Left,
+    }
+}
+
+/// What the records of a page share.
+struct Shared {
+    runner: Arc<Runner>,
+    origin: Option<(Arc<str>, i128)>,
+    from_ms: u64,
+    names: Vec<String>,
+}
+
+impl Shared {
+    fn name(&self, place: usize) -> Result<String, Unreadable> {
+        self.names.get(place).cloned().ok_or(Unreadable::Nonsense("a name that is not there"))
+    }
+
+    fn entry(&self, run: Record) -> Result<HistoryEntry, Unreadable> {
+        let position = self.origin.as_ref().map(|(stream, created)| Position {
+            stream: Arc::clone(stream),
+            stream_created_ns: *created,
+            sequence: run.sequence,
+        });
+        let event_id = match (&run.id, &position) {
+            (Some(id), _) => id.parse().map_err(|_| Unreadable::Nonsense("not an event's id"))?,
+            (None, Some(position)) => EventId::of(position),
+            (None, None) => return Err(Unreadable::Nonsense("a record of no event")),
+        };
+        let output = |(stream, sequence, duplicate): (usize, u64, u8)| {
+            Ok(Stored { stream: self.name(stream)?, sequence, duplicate: duplicate != 0 })
+        };
+        Ok(HistoryEntry {
+            event_id,
+            position,
+            subject: self.name(run.subject)?,
+            trace_id: run.trace_id,
+            runner: Arc::clone(&self.runner),
+            attempt: Attempt(run.attempt),
+            round: run.round,
+            delivered: run.delivered,
+            began_at_ms: self.from_ms.saturating_add(run.began),
+            took: Duration::from_micros(run.took_us),
+            used: run.used.map(used),
+            cause: run.cause.map(|(failed, class, code, reason)| Cause {
+                counts: if failed { Counts::Failed } else { Counts::Refused },
+                class,
+                code,
+                reason,
+            }),
+            disposition: disposition(run.end),
+            outputs: run.outputs.into_iter().map(output).collect::<Result<_, Unreadable>>()?,
+            atomic: run.atomic,
+            sent: run.sent,
+        })
+    }
+}
+
+fn used(usage: Usage) -> Used {
+    Used {
+        wall: Duration::from_micros(usage.wall_us),
+        cpu: Duration::from_micros(usage.cpu_us),
+        memory_bytes: usage.memory_bytes,
+        publishes: usage.publishes,
+        publish_bytes: usage.publish_bytes,
+        log_lines: usage.log_lines,
+        log_lines_dropped: usage.log_lines_dropped,
+        denied: usage.denied,
+    }
+}
+
+fn disposition(end: End) -> Disposition {
+    let retried = |ms, waits| Disposition::Retried { wait: Duration::from_millis(ms), waits };
+    match end {
+        End::Done => Disposition::Done,
+        End::RetriedMs(ms) => retried(ms, Waits::InConsumer),
+        End::ParkedMs(ms) => retried(ms, Waits::Parked),
+        End::Letter(letter) => Disposition::DeadLettered { letter },
+        End::PutBackMs(ms) => Disposition::PutBack { wait: Duration::from_millis(ms) },
+        End::Left => Disposition::Left,
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A success with the event of a sequence.
+    pub(in super::super) fn success(sequence: u64) -> HistoryEntry {
+        let position = Position { stream: "IN".into(), stream_created_ns: 17, sequence };
+        HistoryEntry {
+            event_id: EventId::of(&position),
+            position: Some(position),
+            subject: "in.a".into(),
+            trace_id: None,
+            runner: Arc::new(Runner {
+                plugin: "p".parse().unwrap(),
+                consumer: "busway-p".into(),
+                version: "0123456789ab".into(),
+                host: "h1".into(),
+            }),
+            attempt: Attempt(1),
+            round: 0,
+            delivered: 1,
+            began_at_ms: 1_790_000_000_000 + sequence,
+            took: Duration::from_micros(153),
+            used: Some(Used {
+                wall: Duration::from_micros(51),
+                cpu: Duration::from_micros(21),
+                memory_bytes: 1_114_112,
+                ..Used::default()
+            }),
+            cause: None,
+            disposition: Disposition::Done,
+            outputs: Vec::new(),
+            atomic: false,
+            sent: 0,
+        }
+    }
+
+    #[test]
+    fn records_read_back_as_they_were_written_whatever_they_tell() {
+        let cause = |counts| Cause {
+            counts,
+            class: "trap".into(),
+            code: "unreachable".into(),
+            reason: "ü \"quoted\"\n".into(),
+        };
+        let stored =
+            |stream: &str, sequence| Stored { stream: stream.into(), sequence, duplicate: sequence == 2 };
+        let wait = Duration::from_millis(1500);
+        let ends = [
+            Disposition::Retried { wait, waits: Waits::InConsumer },
+            Disposition::Retried { wait, waits: Waits::Parked },
+            Disposition::DeadLettered { letter: 4 },
+            Disposition::PutBack { wait },
+            Disposition::Left,
+        ];
+        let failures = ends.into_iter().enumerate().map(|(at, disposition)| HistoryEntry {
+            disposition,
+            attempt: Attempt(at as u32),
+            round: 1,
+            delivered: 7,
+            used: None,
+            cause: Some(cause(if at % 2 == 0 { Counts::Failed } else { Counts::Refused })),
+            trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".into()),
+            ..success(9 - at as u64)
+        });
+        let published = HistoryEntry {
+            outputs: vec![stored("OUT", 1), stored("OTHER", 2), stored("OUT", 3)],
+            atomic: true,
+            sent: 2,
+            event_id: EventId::random([7; 32]),
+            used: Some(Used {
+                publishes: 3,
+                publish_bytes: 4,
+                log_lines: 5,
+                log_lines_dropped: 6,
+                denied: 7,
+                ..Used::default()
+            }),
+            ..success(20)
+        };
+        let entries: Vec<_> = failures.chain([published, success(1)]).collect();
+        assert_eq!(read(&write(&entries).unwrap()).unwrap(), entries);
+        let plain: Vec<_> =
+            entries.iter().map(|entry| HistoryEntry { position: None, ..entry.clone() }).collect();
+        assert_eq!(read(&write(&plain).unwrap()).unwrap(), plain);
+    }
+
+    #[test]
+    fn a_success_that_published_nothing_takes_less_than_a_hundred_bytes_among_others() {
+        let entries: Vec<_> = (1_000_000..1_000_256).map(success).collect();
+        let bytes = write(&entries).unwrap().len();
+        assert!(bytes < 256 * 100, "{bytes}");
+    }
+
+    #[test]
+    fn a_page_of_another_version_is_told_from_a_damaged_one() {
+        assert!(matches!(read(br#"{"v":2,"anything":1}"#), Err(Unreadable::Version(2))));
+        for damaged in [&b"{}"[..], b"", br#"{"v":1}"#] {
+            assert!(matches!(read(damaged), Err(Unreadable::Damaged(_))));
+        }
+        let page = String::from_utf8(write(&[success(1)]).unwrap()).unwrap();
+        let nameless = page.replace(r#""names":["in.a"]"#, r#""names":[]"#);
+        assert!(matches!(read(nameless.as_bytes()), Err(Unreadable::Nonsense(_))), "{nameless}");
+        let newer = page.replace(r#""names""#, r#""more":1,"names""#);
+        assert_eq!(read(newer.as_bytes()).unwrap(), [success(1)], "what is not known is passed over");
+    }
+}
