@@ -7,7 +7,7 @@ pub mod nats;
 
 pub use nats::{
     Auth, ClientCertificate, ConnectError, ConsumerSettings, DeadLetters, Durability, Embedded,
-    EmbeddedError, Ensured, Handshake, LetterFilter, Nats, NatsConfig, NatsPublish, NatsSettle, NatsSource,
-    OneMessage, OpenBinding, OpenError, OwnStreams, Published, Secret, SourceStatus, StreamSpec, Tls,
-    TopologyError,
+    EmbeddedError, Ensured, Handshake, LetterFilter, Nats, NatsConfig, NatsPublish, NatsRequest, NatsSettle,
+    NatsSource, OneMessage, OpenBinding, OpenError, OwnStreams, Published, Secret, SourceStatus, StreamSpec,
+    Tls, TopologyError,
 };

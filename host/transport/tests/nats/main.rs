@@ -8,6 +8,7 @@ mod support;
 mod access;
 mod embedded;
 mod malformed;
+mod plain;
 mod pulling;
 mod settling;
 mod storing;
