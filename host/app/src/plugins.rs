@@ -88,7 +88,7 @@ fn sandbox(
     let spec = PluginSpec {
         name: plugin.name.value.clone(),
         limits: plugin.limits,
-        grants: Grants { publish },
+        grants: Grants { publish, ..Grants::default() },
         config,
         payload_bytes_max,
     };

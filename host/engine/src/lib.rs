@@ -21,7 +21,7 @@ mod store;
 mod classify;
 mod instance;
 
-pub use capability::bus::Grants;
+pub use capability::Grants;
 pub use component::{LoadError, Loaded};
 pub use engine::{Engine, EngineConfig, EngineError};
 pub use inspect::{Inspection, inspect};
