@@ -4,7 +4,7 @@
 //! that no crash makes it forgotten. A dead letter is stored before its event is terminated, so that no crash makes it
 //! missing. Whatever the broker does not confirm is left to be given again.
 
-use crate::{lane::Lane, record};
+use crate::{lane::Lane, record, send};
 use busway_core::{
     AttemptRecord, DeadLetter, Delivery, FailedRun, Failure, Outcome, Receipt, Verdict,
     dead_letter::Writer,
@@ -105,6 +105,7 @@ async fn dead_letter(
         return put_back(lane, receipt, DEAD_LETTER_REFUSED_WAIT).await;
     }
     record::dead_lettered(lane, receipt, failure, &history);
+    send::failure(lane, delivery, failure, history.failed_runs()).await;
     let reason = format!("dead-lettered:{}", failure.class);
     finish(lane, receipt, lane.settle.terminate(receipt, &reason).await)
 }
