@@ -8,6 +8,7 @@ mod advice;
 mod broker;
 mod cli;
 mod config;
+mod counts;
 mod guest;
 mod plugins;
 mod shutdown;

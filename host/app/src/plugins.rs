@@ -4,7 +4,7 @@
 //! the same path and stops before events arrive.
 
 use crate::config::{Config, Located, Mistake, PluginConfig, Refused, reader::FreeText};
-use busway_core::Digest;
+use busway_core::{Digest, SubjectFilter};
 use busway_engine::{ConfigType, Engine, Grants, LoadError, Loaded, Manifest, Plugin, PluginSpec};
 use std::{
     collections::BTreeMap,
@@ -84,11 +84,16 @@ fn sandbox(
     config: BTreeMap<String, String>,
     payload_bytes_max: u64,
 ) -> Result<Plugin, busway_engine::LoadError> {
-    let publish = plugin.publish.iter().map(|filter| filter.value.clone()).collect();
+    let filters =
+        |granted: &[Located<SubjectFilter>]| granted.iter().map(|filter| filter.value.clone()).collect();
     let spec = PluginSpec {
         name: plugin.name.value.clone(),
         limits: plugin.limits,
-        grants: Grants { publish, ..Grants::default() },
+        grants: Grants {
+            publish: filters(&plugin.publish),
+            publish_core: filters(&plugin.publish_core),
+            request: filters(&plugin.request),
+        },
         config,
         payload_bytes_max,
     };
