@@ -8,6 +8,7 @@ mod advice;
 mod broker;
 mod cli;
 mod config;
+mod counts;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod guest;

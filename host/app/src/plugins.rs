@@ -8,7 +8,7 @@ use crate::{
     config::{Config, Located, Mistake, PluginConfig, Refused, reader::FreeText},
 };
 use anyhow::Context as _;
-use busway_core::Digest;
+use busway_core::{Digest, SubjectFilter};
 use busway_engine::{
     ChildCompiler, CompileBounds, Compiling, ConfigType, Engine, EngineConfig, Grants, LoadError, Loaded,
     Manifest, Plugin, PluginSpec,
@@ -103,11 +103,16 @@ fn sandbox(
     config: BTreeMap<String, String>,
     payload_bytes_max: u64,
 ) -> Result<Plugin, busway_engine::LoadError> {
-    let publish = plugin.publish.iter().map(|filter| filter.value.clone()).collect();
+    let filters =
+        |granted: &[Located<SubjectFilter>]| granted.iter().map(|filter| filter.value.clone()).collect();
     let spec = PluginSpec {
         name: plugin.name.value.clone(),
         limits: plugin.limits,
-        grants: Grants { publish },
+        grants: Grants {
+            publish: filters(&plugin.publish),
+            publish_core: filters(&plugin.publish_core),
+            request: filters(&plugin.request),
+        },
         config,
         payload_bytes_max,
     };

@@ -11,16 +11,17 @@ use crate::{
         self, Config, PluginConfig, StreamConfig,
         checked::{Discard, Retention, Storage},
     },
+    counts::Counts,
     plugins::{self, Ready},
     shutdown::Signals,
 };
 use anyhow::Context as _;
-use busway_core::{Binding, Source, binding::Subscription};
+use busway_core::{Binding, PluginName, binding::Subscription};
 use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
 use busway_transport::{
     ConsumerSettings, Ensured, Nats, NatsConfig, OwnStreams, SourceStatus, StreamSpec,
     nats::{
-        Discard as NatsDiscard, HistorySettings, Ownership, Retention as NatsRetention,
+        Discard as NatsDiscard, HistorySettings, Ownership, Retention as NatsRetention, SourceCounters,
         Storage as NatsStorage,
     },
 };
@@ -42,6 +43,7 @@ struct Running {
     nats: Arc<Nats>,
     lanes: Vec<Arc<Lane>>,
     subscriptions: Vec<(String, watch::Receiver<SourceStatus>)>,
+    sources: Vec<(PluginName, Arc<SourceCounters>)>,
 }
 
 /// Runs a host until it is told to stop.
@@ -58,6 +60,8 @@ pub async fn run(file: &Path, guest: Handle) -> anyhow::Result<Exit> {
     }
     let mut registry = Registry::default();
     let recorder = Recorder::new(&mut registry);
+    let counts = Counts::default();
+    registry.register_collector(Box::new(counts.clone()));
     let status = Status::starting(registry);
     let listener = admin::bind(config.admin.listen, status.clone());
     let listener =
@@ -97,6 +101,7 @@ pub async fn run(file: &Path, guest: Handle) -> anyhow::Result<Exit> {
         let writer = Arc::clone(&writer);
         async move { writer.run().await }
     });
+    counts.begin(Arc::clone(&running.nats), running.sources.clone());
     supervisor.control("readiness".to_owned(), watch_readiness(&running, status.clone()));
     let exit = serve(&config, &running, &supervisor, &status, (&mut signals, &mut broker)).await;
     writer.finish(HISTORY_PATIENCE).await;
@@ -169,9 +174,13 @@ async fn start(
             info!(stream = stream.name.value, "stream made");
         }
     }
-    let mut running = Running { nats, lanes: Vec::new(), subscriptions: Vec::new() };
+    let (lanes, subscriptions, sources) = (Vec::new(), Vec::new(), Vec::new());
+    let mut running = Running { nats, lanes, subscriptions, sources };
     for plugin in ready {
         plugin.plugin.set_payload_bytes_max(running.nats.max_payload() as u64);
+        if plugin.plugin.may_request() {
+            plugin.plugin.set_requests(running.nats.requests().await?);
+        }
         for binding in bindings(plugin.config) {
             open(&mut running, plugin, binding, config.host.ack_wait, (host, recorder, supervisor)).await?;
         }
@@ -192,6 +201,9 @@ async fn open(
     (host, recorder, supervisor): (&Host, &Recorder, &Supervisor),
 ) -> anyhow::Result<()> {
     let name = binding.durable();
+    if matches!(binding.subscription, Subscription::Core { .. }) {
+        describe(&running.nats, ready, &host.name);
+    }
     let opened = running.nats.open(&binding, ConsumerSettings { ack_wait }).await;
     let opened =
         opened.with_context(|| format!("plugin {}: its subscription can't be opened", binding.plugin))?;
@@ -203,14 +215,25 @@ async fn open(
         publish: Arc::new(running.nats.publisher()),
         ack_wait,
     };
-    let source: Box<dyn Source> = Box::new(opened.source);
+    let source = opened.source;
     #[cfg(feature = "failpoints")]
     let (parts, source) = crate::failpoints::plant(parts, source)?;
     let lane = Lane::new(parts, host.clone(), recorder);
+    if let Some(beside) = opened.beside {
+        supervisor.control(format!("{name}: plain subjects"), beside);
+    }
+    running.sources.push((lane.binding().plugin.clone(), opened.counters));
     Intake::start(Arc::clone(&lane), source, supervisor);
     running.lanes.push(lane);
     running.subscriptions.push((name, opened.status));
     Ok(())
+}
+
+/// What a plugin on plain subjects says of itself where it shows up as a micro service.
+fn describe(nats: &Nats, ready: &Ready<'_>, host: &str) {
+    let version = ready.plugin.manifest().map(|manifest| manifest.version.as_str());
+    let metadata = [("digest", ready.plugin.digest().to_string()), ("host", host.to_owned())];
+    nats.describe_service(&ready.config.name.value, version, &metadata);
 }
 
 /// Every binding that has a durable consumer.

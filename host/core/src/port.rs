@@ -31,7 +31,7 @@ pub enum Content {
 }
 
 /// A readable message.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// What it was published on.
     pub subject: String,

@@ -44,7 +44,7 @@ pub(crate) fn event(delivery: &Delivery) -> Result<Event, Failure> {
 }
 
 /// A count that can't be read counts as one hop too many only when it is a number too large to hold.
-fn hops(headers: &Headers) -> u32 {
+pub(crate) fn hops(headers: &Headers) -> u32 {
     let Some(text) = headers.get(HOPS) else { return 0 };
     match text.parse::<u64>() {
         Ok(hops) => u32::try_from(hops).unwrap_or(u32::MAX),

@@ -1,7 +1,8 @@
 //! The path of one event, one file per step.
 //!
 //! Read in this order: [`intake`] holds deliveries and hands them to workers, [`pipeline`] is the path itself,
-//! [`decode`], [`admit`], [`invoke`], [`release`] and [`settle`] are its steps, [`record`] writes what happened, and [`history`] keeps it for those who ask later.
+//! [`decode`], [`admit`], [`invoke`], [`release`], [`send`] and [`settle`] are its steps, [`record`] writes what
+//! happened, and [`history`] keeps it for those who ask later.
 //! [`lease`], [`slots`] and [`supervise`] hold the state around it. Nothing here knows NATS or wasm: those stand behind
 //! the traits of `busway_core::port`.
 
@@ -12,6 +13,7 @@ mod admit;
 mod decode;
 mod invoke;
 mod release;
+mod send;
 mod settle;
 
 mod history;

@@ -94,6 +94,8 @@ pub(crate) struct LaneRecorder {
     copies_done: Counter,
     not_recorded: Counter,
     dead_letter_refused: Counter,
+    output_not_sent: Counter,
+    answer_not_sent: Counter,
     host_faults: Counter,
     held: Gauge,
     duration: Histogram,
@@ -216,6 +218,8 @@ impl Recorder {
             copies_done: copies("done"),
             not_recorded: trouble("attempt-not-recorded"),
             dead_letter_refused: trouble("dead-letter-refused"),
+            output_not_sent: trouble("output-not-sent"),
+            answer_not_sent: trouble("answer-not-sent"),
             host_faults: trouble("host-fault"),
             held: self.held.get_or_create_owned(&by_plugin),
             duration: self.duration.get_or_create_owned(&by_plugin),
@@ -355,6 +359,18 @@ pub(crate) fn dead_lettered(lane: &Lane, receipt: &Receipt, failure: &Failure, h
 pub(crate) fn dead_letter_refused(lane: &Lane, receipt: &Receipt, why: &PublishError) {
     lane.record.dead_letter_refused.inc();
     error!(plugin = %lane.binding.plugin, id = %receipt.event_id, %why, "the dead letter was not stored; the event stays in its stream");
+}
+
+/// A message that is sent at most once could not be sent, and will not be.
+pub(crate) fn output_not_sent(lane: &Lane, receipt: &Receipt, subject: &str, why: &PublishError) {
+    lane.record.output_not_sent.inc();
+    warn!(plugin = %lane.binding.plugin, id = %receipt.event_id, subject, %why, "an output that is sent at most once was not sent");
+}
+
+/// An answer could not be sent: its requester waits until its own patience ends.
+pub(crate) fn answer_not_sent(lane: &Lane, receipt: &Receipt, why: &PublishError) {
+    lane.record.answer_not_sent.inc();
+    warn!(plugin = %lane.binding.plugin, id = %receipt.event_id, %why, "an answer was not sent");
 }
 
 /// A failed run could not be recorded; the event is put back as if it had not run.

@@ -1,14 +1,14 @@
 //! Step 5: what the handler published goes out, now that it returned ok.
 //!
-//! All outputs are stored before the outcome is `Done`; the acknowledgement of the input comes after that, in `settle`.
+//! First what streams store, then what is sent at most once, then the answer to a request; the acknowledgement of the input
+//! comes after that, in `settle`. All stored outputs are confirmed before anything is sent and before the outcome is `Done`.
 //! Each has an id made of the event, the plugin and its place, so a repeated release stores nothing twice within the
 //! stream's duplicate window. What the broker refuses for good is the attempt's failure; what it does not take now is
 //! nobody's.
 
-use crate::{admit::Admitted, decode::HOPS_MAX, lane::Lane};
+use crate::{admit::Admitted, lane::Lane, send};
 use busway_core::{
     Attempt, Failure, FailureClass, Guarantee, Outcome, Output, Ran, Receipt, Refusal,
-    dead_letter::{EVENT_ID, HOPS},
     port::{NotReleased, Outgoing, PublishError, Released},
     trace,
 };
@@ -35,20 +35,25 @@ pub(crate) async fn outputs(
         .map(|(index, output)| (output.guarantee, outgoing(lane, event, index, output, &trace)))
         .partition(|(guarantee, _)| *guarantee == Guarantee::Stored);
     let stored: Vec<_> = stored.into_iter().map(|(_, message)| message).collect();
-    if stored.is_empty() {
-        return Outcome::Done { released: Released::default(), core: core.len() };
+    let released = match stored.is_empty() {
+        true => Ok(Released::default()),
+        false => lane.publish.publish_all(&stored).await,
+    };
+    let released = match released {
+        Ok(released) => released,
+        Err(NotReleased { why, subject }) => return not_released(why, &subject),
+    };
+    let core: Vec<_> = core.into_iter().map(|(_, message)| message).collect();
+    send::core_outputs(lane, receipt, &core).await;
+    if let Some(reply) = outputs.reply {
+        send::answer(lane, event, receipt, &trace, reply).await;
     }
-    match lane.publish.publish_all(&stored).await {
-        Ok(released) => Outcome::Done { released, core: core.len() },
-        Err(NotReleased { why, subject }) => not_released(why, &subject),
-    }
+    Outcome::Done { released, core: core.len() }
 }
 
 fn outgoing(lane: &Lane, event: &Admitted, index: usize, output: &Output, trace: &str) -> Outgoing {
     let mut headers = output.headers.clone();
-    headers.push(trace::TRACEPARENT, trace);
-    headers.push(HOPS, &event.hops.saturating_add(1).min(HOPS_MAX + 1).to_string());
-    headers.push(EVENT_ID, event.id.as_str());
+    send::push_cause(&mut headers, trace, event.hops, &event.id);
     Outgoing {
         subject: output.subject.as_str().to_owned(),
         headers,

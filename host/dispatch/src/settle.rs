@@ -4,7 +4,7 @@
 //! that no crash makes it forgotten. A dead letter is stored before its event is terminated, so that no crash makes it
 //! missing. Whatever the broker does not confirm is left to be given again.
 
-use crate::{lane::Lane, record};
+use crate::{lane::Lane, record, send};
 use busway_core::{
     AttemptRecord, DeadLetter, Delivery, FailedRun, Failure, Outcome, Receipt, Verdict,
     dead_letter::Writer,
@@ -113,6 +113,7 @@ async fn dead_letter(
         }
     };
     record::dead_lettered(lane, receipt, failure, &history);
+    send::failure(lane, delivery, failure, history.failed_runs()).await;
     let reason = format!("dead-lettered:{}", failure.class);
     match finish(lane, receipt, lane.settle.terminate(receipt, &reason).await) {
         Settled::Finished => Settled::DeadLettered { letter: stored.sequence },

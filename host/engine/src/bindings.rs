@@ -9,7 +9,11 @@ use wasmtime::component::{HasSelf, Linker};
 wasmtime::component::bindgen!({
     path: "../../wit",
     world: "busway:plugin/plugin",
-    imports: { default: trappable },
+    imports: {
+        // The only call that waits for somebody else.
+        "busway:plugin/bus.request": async | trappable,
+        default: trappable,
+    },
     exports: { default: async },
     ownership: Borrowing { duplicate_if_necessary: true },
     with: {

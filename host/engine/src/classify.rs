@@ -54,7 +54,7 @@ fn meaning(error: &wasmtime::Error, state: &State) -> (FailureClass, &'static st
         return (FailureClass::Cpu, "processor", spent.to_string());
     }
     if let Some(spent) = error.downcast_ref::<QuotaSpent>() {
-        return (FailureClass::Quota, "publishes", spent.to_string());
+        return (FailureClass::Quota, spent.code(), spent.to_string());
     }
     if let Some(misfit) = error.downcast_ref::<Misfit>() {
         return (FailureClass::Trap, "contract", misfit.to_string());

@@ -7,7 +7,7 @@ use crate::{
     bindings::Plugin as Exports,
     bindings::busway::plugin::types::{self, HeaderParam},
     bindings::exports::busway::plugin::handler::Event as GuestEvent,
-    capability::bus::Grants,
+    capability::Grants,
     classify,
     component::{HANDLER, LIFECYCLE, LoadError, Loaded},
     cpu::Measured,
@@ -16,13 +16,13 @@ use crate::{
     store::{About, Phase, Shared, State},
 };
 use busway_core::{
-    Attempt, Digest, Event, Failure, Handler, Limits, PluginName, Ran, Report, port::BoxFuture,
+    Attempt, Digest, Event, Failure, Handler, Limits, PluginName, Ran, Report, Request, port::BoxFuture,
 };
 use std::{
     collections::BTreeMap,
     pin::pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -89,6 +89,7 @@ impl Plugin {
             grants: spec.grants,
             config: spec.config,
             payload_bytes_max: AtomicU64::new(spec.payload_bytes_max),
+            requests: OnceLock::new(),
         };
         Ok(Self { engine: engine.clone(), loaded: loaded.clone(), shared: Arc::new(shared) })
     }
@@ -106,6 +107,17 @@ impl Plugin {
     /// Tells the largest message that the broker takes, which is known only once it is reached.
     pub fn set_payload_bytes_max(&self, bytes: u64) {
         self.shared.payload_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether it may ask other services, and so needs [`Plugin::set_requests`].
+    pub fn may_request(&self) -> bool {
+        !self.shared.grants.request.is_empty()
+    }
+
+    /// Tells how other services are asked, which is known only once a broker is reached. Only the first call counts; until
+    /// then a request is answered `unavailable`.
+    pub fn set_requests(&self, requests: Arc<dyn Request>) {
+        self.shared.requests.get_or_init(|| requests);
     }
 
     /// Instantiates it once within its limits and runs its `init`, if it has one. Handles no event: that would run its

@@ -23,7 +23,7 @@ mod store;
 mod classify;
 mod instance;
 
-pub use capability::bus::Grants;
+pub use capability::Grants;
 pub use compiler::{ChildCompiler, CompileBounds, Compiling, compile_child};
 pub use component::{LoadError, Loaded};
 pub use engine::{Engine, EngineConfig, EngineError};

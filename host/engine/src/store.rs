@@ -1,15 +1,17 @@
 //! What belongs to one run: its budgets, its outputs so far, its log, and what the host told it about the event.
 
 use crate::{
-    capability::{bus::Grants, wasi::Wasi},
+    capability::{Grants, wasi::Wasi},
     cpu::CpuClock,
     limits::Limiter,
 };
-use busway_core::{Attempt, Event, Limits, LogLine, Outputs, PluginName, Position, Used};
+use busway_core::{
+    Attempt, Event, EventId, Headers, Limits, LogLine, Outputs, PluginName, Position, Request, Used, trace,
+};
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -17,7 +19,6 @@ use std::{
 use wasmtime::component::ResourceTable;
 
 /// What all runs of one plugin share.
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub name: PluginName,
     pub limits: Limits,
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub config: BTreeMap<String, String>,
     /// Bytes of the largest message that the broker takes; told by the broker after the plugin was loaded.
     pub payload_bytes_max: AtomicU64,
+    /// How it asks other services; not set until a broker is reached.
+    pub requests: OnceLock<Arc<dyn Request>>,
 }
 
 /// What a run is doing.
@@ -43,6 +46,18 @@ pub(crate) struct About {
     pub attempt: u32,
     pub published_at_ms: Option<u64>,
     pub position: Option<Position>,
+    pub hops: u32,
+    pub can_reply: bool,
+    /// The event's own id and trace, for what it causes.
+    pub cause: Option<Cause>,
+}
+
+/// What a message that an event causes tells of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Cause {
+    pub id: EventId,
+    /// The `traceparent` as it came.
+    traceparent: Option<String>,
 }
 
 /// One run.
@@ -57,7 +72,9 @@ pub(crate) struct State {
     pub log_bytes: usize,
     pub panic: Option<String>,
     pub used: Used,
-    pub publishes_refused: u32,
+    /// Calls of the bus beyond their budget.
+    pub calls_refused: u32,
+    pub requests: u32,
     pub table: ResourceTable,
     pub wasi: Option<Box<Wasi>>,
     began: Instant,
@@ -81,7 +98,8 @@ impl State {
             log_bytes: 0,
             panic: None,
             used: Used::default(),
-            publishes_refused: 0,
+            calls_refused: 0,
+            requests: 0,
             table,
             wasi: None,
             began: Instant::now(),
@@ -113,7 +131,20 @@ impl About {
             attempt: attempt.0,
             published_at_ms: event.published_at_ms,
             position: event.position.clone(),
+            hops: event.hops,
+            can_reply: event.can_reply,
+            cause: Some(Cause {
+                id: event.id.clone(),
+                traceparent: event.headers.get(trace::TRACEPARENT).map(str::to_owned),
+            }),
         }
+    }
+
+    /// The `traceparent` of what the event causes in this attempt.
+    pub(crate) fn traceparent(&self, plugin: &PluginName) -> Option<String> {
+        let Cause { id, traceparent } = self.cause.as_ref()?;
+        let came: Headers = traceparent.iter().map(|value| (trace::TRACEPARENT, value.as_str())).collect();
+        Some(trace::traceparent(&came, id, plugin.as_str(), self.attempt))
     }
 }
 

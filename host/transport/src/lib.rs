@@ -8,6 +8,6 @@ pub mod nats;
 pub use nats::{
     Auth, ClientCertificate, ConnectError, ConsumerSettings, DeadLetters, Durability, Embedded,
     EmbeddedError, Ensured, Handshake, HistorySettings, KeptError, KeptMessage, KeptReader, KeptStream,
-    LetterFilter, Nats, NatsConfig, NatsPublish, NatsSettle, NatsSource, OneMessage, OpenBinding, OpenError,
-    OwnStreams, Published, Secret, SourceStatus, StreamSpec, Tls, TopologyError,
+    LetterFilter, Nats, NatsConfig, NatsPublish, NatsRequest, NatsSettle, NatsSource, OneMessage,
+    OpenBinding, OpenError, OwnStreams, Published, Secret, SourceStatus, StreamSpec, Tls, TopologyError,
 };

@@ -3,4 +3,5 @@
 
 pub mod memory;
 pub mod nats;
+pub mod requests;
 pub mod scripted;

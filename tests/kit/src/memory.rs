@@ -5,8 +5,8 @@
 //! so is shown by the tests of the transport and end to end.
 
 use busway_core::{
-    AttemptRecord, DeadLetter, Delivery, EventId, Headers, Message, Position, Publish, Receipt, Settle,
-    Source,
+    AttemptRecord, DeadLetter, Delivery, EventId, Headers, Message, Position, Publish, Receipt, ReplySubject,
+    Settle, Source,
     port::{
         BoxFuture, Content, KeyClaim, Malformed, NotReleased, Outgoing, ParkError, PublishError, Released,
         SettleError, Stored,
@@ -45,6 +45,8 @@ struct State {
     events: BTreeMap<u64, StoredEvent>,
     attempts: HashMap<EventId, AttemptRecord>,
     outputs: Vec<Outgoing>,
+    sent: Vec<Outgoing>,
+    send_answers: VecDeque<Result<(), PublishError>>,
     letters: BTreeMap<String, DeadLetter>,
     publish_answers: VecDeque<Result<(), PublishError>>,
     letter_answers: VecDeque<Result<(), PublishError>>,
@@ -57,6 +59,7 @@ struct State {
 
 struct StoredEvent {
     content: Content,
+    reply_to: Option<ReplySubject>,
     delivered: u64,
     due: Instant,
     settled: bool,
@@ -92,6 +95,16 @@ impl MemoryBroker {
         }))
     }
 
+    /// Stores a request: an event whose publisher waits for an answer there.
+    pub fn ask(&self, subject: &str, headers: &[(&str, &str)], reply_to: &str) -> u64 {
+        let content = Content::Message(Message {
+            subject: subject.to_owned(),
+            headers: headers.iter().copied().collect(),
+            payload: Bytes::from_static(b"?"),
+        });
+        self.store_with(content, Some(reply_to.parse().expect("a test asks for answers where they may go")))
+    }
+
     /// Stores a message with a header block that nobody can read.
     pub fn publish_malformed(&self, subject: &str, payload: &str) -> u64 {
         self.store(Content::Malformed(Malformed {
@@ -116,6 +129,11 @@ impl MemoryBroker {
     /// The next publishes answer so; after that they succeed.
     pub fn answer_publishes(&self, answers: impl IntoIterator<Item = Result<(), PublishError>>) {
         self.lock().publish_answers.extend(answers);
+    }
+
+    /// The next messages that are sent once are answered so; after that they are sent.
+    pub fn answer_sends(&self, answers: impl IntoIterator<Item = Result<(), PublishError>>) {
+        self.lock().send_answers.extend(answers);
     }
 
     /// The next dead letters are answered so; after that they are stored.
@@ -143,6 +161,11 @@ impl MemoryBroker {
     /// What plugins published and the broker stored, without repetitions.
     pub fn outputs(&self) -> Vec<Outgoing> {
         self.lock().outputs.clone()
+    }
+
+    /// What was sent once, in order.
+    pub fn sent(&self) -> Vec<Outgoing> {
+        self.lock().sent.clone()
     }
 
     /// The stored dead letters by subject.
@@ -196,9 +219,13 @@ impl MemoryBroker {
     }
 
     fn store(&self, content: Content) -> u64 {
+        self.store_with(content, None)
+    }
+
+    fn store_with(&self, content: Content, reply_to: Option<ReplySubject>) -> u64 {
         let mut state = self.lock();
         let sequence = state.events.len() as u64 + 1;
-        let event = StoredEvent { content, delivered: 0, due: Instant::now(), settled: false };
+        let event = StoredEvent { content, reply_to, delivered: 0, due: Instant::now(), settled: false };
         state.events.insert(sequence, event);
         drop(state);
         self.shared.changed.notify_waiters();
@@ -263,7 +290,8 @@ fn take_due(state: &mut State) -> Result<Delivery, Option<Instant>> {
     }
     event.delivered += 1;
     event.due = now + ack_wait;
-    let receipt = Receipt { delivered: event.delivered, ..Receipt::for_test(STREAM, *sequence) };
+    let (delivered, reply_to) = (event.delivered, event.reply_to.clone());
+    let receipt = Receipt { delivered, reply_to, ..Receipt::for_test(STREAM, *sequence) };
     Ok(Delivery { content: event.content.clone(), receipt })
 }
 
@@ -381,7 +409,10 @@ impl Publish for MemoryBroker {
 
     fn send<'a>(&'a self, message: &'a Outgoing) -> BoxFuture<'a, Result<(), PublishError>> {
         Box::pin(async {
-            self.write(format!("send {}", message.subject));
+            let answer = self.lock().send_answers.pop_front().unwrap_or(Ok(()));
+            self.write(format!("send {}{}", message.subject, failed(&answer)));
+            answer?;
+            self.lock().sent.push(message.clone());
             Ok(())
         })
     }

@@ -1,7 +1,7 @@
 //! A handler that follows a script: one step per call, the last one repeated.
 
 use busway_core::{
-    Attempt, Event, Failure, FailureClass, Guarantee, Handler, Headers, Output, Outputs, Ran, Refusal,
+    Attempt, Event, Failure, FailureClass, Guarantee, Handler, Headers, Output, Outputs, Ran, Refusal, Reply,
     Report, Used, port::BoxFuture,
 };
 use bytes::Bytes;
@@ -17,6 +17,8 @@ pub enum Step {
     Ok,
     /// Publishes to these subjects and returns ok.
     Publish(Vec<&'static str>),
+    /// Publishes to the first at most once, to the second as stored, replies with the third, and returns ok.
+    Speak(&'static str, &'static str, &'static str),
     /// Fails with this class.
     Fail(FailureClass),
     /// Asks for a retry after this time.
@@ -88,6 +90,12 @@ async fn run(step: Step) -> Ran {
     match step {
         Step::Ok => Ran::Ok(Outputs::default()),
         Step::Publish(subjects) => Ran::Ok(outputs(&subjects)),
+        Step::Speak(core, stored, reply) => {
+            let core = Output { guarantee: Guarantee::Core, ..output(core) };
+            let payload = Bytes::from_static(reply.as_bytes());
+            let reply = Some(Reply { headers: Headers::new(), payload });
+            Ran::Ok(Outputs { messages: vec![core, output(stored)], reply })
+        }
         Step::Fail(class) => Ran::Failed(Failure::new(class, "scripted", "as the script says")),
         Step::RetryAfter(after) => {
             let mut failure = Failure::new(FailureClass::Retry, "", "later");

@@ -19,6 +19,16 @@ pub const HANDLE: &str = "busway:plugin/handler@0.1.0#handle";
 /// `bus.publish(subject, headers, payload) -> result`, the result at the last pointer: 0 for ok, else 1 and the error at 4.
 pub const PUBLISH: &str =
     r#"(import "busway:plugin/bus@0.1.0" "publish" (func $publish (param i32 i32 i32 i32 i32 i32 i32)))"#;
+/// `bus.reply(headers, payload) -> result`, the result at the last pointer as above.
+pub const REPLY: &str =
+    r#"(import "busway:plugin/bus@0.1.0" "reply" (func $reply (param i32 i32 i32 i32 i32)))"#;
+/// `bus.request(subject, headers, payload, timeout-ms) -> result<message>`, the result at the last pointer: 0 for ok and
+/// subject at 4, headers at 12, payload at 20, each as pointer and length; else 1 and the error at 4.
+pub const REQUEST: &str =
+    r#"(import "busway:plugin/bus@0.1.0" "request" (func $request (param i32 i32 i32 i32 i32 i32 i32 i32)))"#;
+/// `context.can-reply()`.
+pub const CAN_REPLY: &str =
+    r#"(import "busway:plugin/context@0.1.0" "can-reply" (func $can_reply (result i32)))"#;
 /// `logging.log(level, context, message)`.
 pub const LOG: &str =
     r#"(import "wasi:logging/logging@0.1.0-draft" "log" (func $log (param i32 i32 i32 i32 i32)))"#;
@@ -77,6 +87,20 @@ pub fn retry(reason: &str, after_ms: u64) -> String {
         reason.len()
     );
     guest("", &format!(r#"(data (i32.const 16) "{reason}")"#), &body)
+}
+
+/// Instructions that reject the event with `refused` and the letter of the error at `at`, if the answer before it is no;
+/// uses the text at 512.
+pub fn reject_if_refused(at: u32) -> String {
+    format!(
+        "(if (i32.load8_u (i32.const {at})) (then
+           (i32.store8 (i32.const 519) (i32.add (i32.const 97) (i32.load8_u (i32.const {}))))
+           (i32.store8 (i32.const 1024) (i32.const 1)) (i32.store8 (i32.const 1032) (i32.const 1))
+           (i32.store (i32.const 1040) (i32.const 512)) (i32.store (i32.const 1044) (i32.const 8))
+           (i32.store (i32.const 1048) (i32.const 512)) (i32.store (i32.const 1052) (i32.const 0))
+           (return {OK})))",
+        at + 4
+    )
 }
 
 /// Publishes the payload to a subject, then returns ok, whatever the host said; the host's answer is the reason of a
@@ -211,16 +235,17 @@ pub fn short() -> Limits {
     }
 }
 
-/// A plugin of these bytes, which may publish to `out.>`.
+/// A plugin of these bytes, which may publish to `out.>`, to `core.>` at most once, and ask on `ask.>`.
 ///
 /// # Errors
 /// What the engine says of the bytes.
 pub fn plugin(component: &[u8], limits: Limits) -> Result<Plugin, LoadError> {
     let loaded = engine().load(component)?;
+    let filter = |filter: &str| vec![filter.parse().expect("a literal filter")];
     let spec = PluginSpec {
         name: "guest".parse().expect("a literal name"),
         limits,
-        grants: Grants { publish: vec!["out.>".parse().expect("a literal filter")] },
+        grants: Grants { publish: filter("out.>"), publish_core: filter("core.>"), request: filter("ask.>") },
         config: BTreeMap::from([("region".to_owned(), "eu".to_owned())]),
         payload_bytes_max: 1 << 20,
     };

@@ -335,7 +335,7 @@ async fn works(engine: &Engine, bytes: &[u8]) {
     let spec = PluginSpec {
         name: "guest".parse().unwrap(),
         limits: short(),
-        grants: Grants { publish: vec!["out.>".parse().unwrap()] },
+        grants: Grants { publish: vec!["out.>".parse().unwrap()], ..Grants::default() },
         config: BTreeMap::new(),
         payload_bytes_max: 1 << 20,
     };

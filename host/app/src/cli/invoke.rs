@@ -70,7 +70,7 @@ pub fn run(args: &InvokeArgs) -> anyhow::Result<Exit> {
     let spec = PluginSpec {
         name: "invoked".parse()?,
         limits,
-        grants: Grants { publish: grants(args)? },
+        grants: Grants { publish: grants(args)?, ..Grants::default() },
         config: config(args)?,
         payload_bytes_max: PAYLOAD_BYTES_MAX,
     };

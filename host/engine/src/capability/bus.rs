@@ -1,7 +1,8 @@
-//! `busway:plugin/bus`: publishing, held back until the handler returned ok.
+//! `busway:plugin/bus`: publishing and replying, held back until the handler returned ok; requests, which are not.
 //!
 //! A subject must be well-formed, granted and within the budget before a message is staged. Staged messages leave the
-//! sandbox only with the handler's ok.
+//! sandbox only with the handler's ok. A reply needs no grant: the requester named its subject, and the host has looked at
+//! it before it said that the event can be replied to.
 
 use crate::{
     bindings::busway::plugin::{
@@ -10,36 +11,28 @@ use crate::{
     },
     store::{Phase, State},
 };
-use busway_core::{Guarantee, Headers, Output, OutputSubject, SubjectFilter, subject::SubjectError};
+use busway_core::{Headers, Output, Reply, limits::REQUESTS_MAX};
 use bytes::Bytes;
 
-/// What an operator grants to a plugin. Nothing by default.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Grants {
-    /// What it may publish to.
-    pub publish: Vec<SubjectFilter>,
-}
-
-/// A run that goes on publishing beyond so many times its budget is ended.
+/// A run that goes on calling beyond so many times its budget is ended.
 const QUOTA_FACTOR: u32 = 10;
 
 /// The guest went far beyond a budget of host calls.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} calls of bus.publish beyond the budget of {1} messages")]
-pub(crate) struct QuotaSpent(u32, u32);
+#[error("{calls} calls of bus.{call} beyond the budget of {budget}")]
+pub(crate) struct QuotaSpent {
+    call: &'static str,
+    calls: u32,
+    budget: u32,
+}
 
-impl Grants {
-    /// The one decision about publishing: a well-formed subject that is not reserved and that a grant captures.
-    ///
-    /// # Errors
-    /// `invalid-subject` for what can't be published to by anyone, `denied` for what this plugin may not.
-    fn authorize_publish(&self, subject: &str) -> Result<OutputSubject, BusError> {
-        let parsed: OutputSubject = subject.parse().map_err(|why| match why {
-            SubjectError::Reserved => BusError::Denied,
-            _ => BusError::InvalidSubject,
-        })?;
-        let is_granted = self.publish.iter().any(|grant| grant.matches(parsed.as_str()));
-        if is_granted { Ok(parsed) } else { Err(BusError::Denied) }
+impl QuotaSpent {
+    /// Which budget it was.
+    pub(crate) fn code(&self) -> &'static str {
+        match self.call {
+            "request" => "requests",
+            _ => "publishes",
+        }
     }
 }
 
@@ -48,41 +41,77 @@ impl types::Host for State {}
 impl Host for State {
     fn publish(&mut self, message: Message) -> wasmtime::Result<Result<(), BusError>> {
         let staged = self.stage(message);
-        match &staged {
-            Err(BusError::Denied) => self.used.denied += 1,
-            Err(BusError::Quota) => {
-                self.publishes_refused += 1;
-                let budget = self.shared.limits.publishes;
-                if self.publishes_refused > QUOTA_FACTOR * budget.max(1) {
-                    return Err(wasmtime::Error::new(QuotaSpent(self.publishes_refused, budget)));
-                }
-            }
-            _ => {}
-        }
-        Ok(staged)
+        self.account("publish", self.shared.limits.publishes, staged)
     }
 
-    fn reply(&mut self, _headers: Vec<Header>, _payload: Vec<u8>) -> wasmtime::Result<Result<(), BusError>> {
-        Ok(Err(BusError::NoReply))
+    fn reply(&mut self, headers: Vec<Header>, payload: Vec<u8>) -> wasmtime::Result<Result<(), BusError>> {
+        let staged = self.stage_reply(&headers, payload);
+        self.account("reply", self.shared.limits.publishes, staged)
     }
 
-    fn request(
+    async fn request(
         &mut self,
-        _message: Message,
-        _timeout_ms: u32,
+        message: Message,
+        timeout_ms: u32,
     ) -> wasmtime::Result<Result<Message, BusError>> {
-        Ok(Err(BusError::Unavailable))
+        let answer = self.ask(message, timeout_ms).await;
+        self.account("request", REQUESTS_MAX, answer)
     }
 }
 
 impl State {
+    /// Counts what was refused, and ends a guest that goes on calling far beyond its budget.
+    fn account<T>(
+        &mut self,
+        call: &'static str,
+        budget: u32,
+        answer: Result<T, BusError>,
+    ) -> wasmtime::Result<Result<T, BusError>> {
+        match &answer {
+            Err(BusError::Denied) => self.used.denied += 1,
+            Err(BusError::Quota) => {
+                self.calls_refused += 1;
+                let calls = self.calls_refused;
+                if calls > QUOTA_FACTOR * budget.max(1) {
+                    return Err(wasmtime::Error::new(QuotaSpent { call, calls, budget }));
+                }
+            }
+            _ => {}
+        }
+        Ok(answer)
+    }
+
     fn stage(&mut self, message: Message) -> Result<(), BusError> {
         if self.phase == Phase::Starting {
             return Err(BusError::Unavailable);
         }
-        let subject = self.shared.grants.authorize_publish(&message.subject)?;
+        let (subject, guarantee) = self.shared.grants.authorize_publish(&message.subject)?;
         let headers = checked(&message.headers)?;
-        let bytes = (message.payload.len() + headers.text_bytes()) as u64;
+        self.charge(&headers, &message.payload)?;
+        let payload = Bytes::from(message.payload);
+        self.outputs.messages.push(Output { guarantee, subject, headers, payload });
+        Ok(())
+    }
+
+    fn stage_reply(&mut self, headers: &[Header], payload: Vec<u8>) -> Result<(), BusError> {
+        if self.phase == Phase::Starting {
+            return Err(BusError::Unavailable);
+        }
+        if !self.about.can_reply {
+            return Err(BusError::NoReply);
+        }
+        if self.outputs.reply.is_some() {
+            return Err(BusError::AlreadyReplied);
+        }
+        let headers = checked(headers)?;
+        self.charge(&headers, &payload)?;
+        self.outputs.reply = Some(Reply { headers, payload: Bytes::from(payload) });
+        Ok(())
+    }
+
+    /// Takes a message from the budgets of messages and bytes.
+    fn charge(&mut self, headers: &Headers, payload: &[u8]) -> Result<(), BusError> {
+        let bytes = (payload.len() + headers.text_bytes()) as u64;
         if bytes > self.shared.payload_bytes_max() {
             return Err(BusError::TooLarge);
         }
@@ -93,43 +122,15 @@ impl State {
         }
         self.used.publishes += 1;
         self.used.publish_bytes += bytes;
-        let payload = Bytes::from(message.payload);
-        self.outputs.messages.push(Output { guarantee: Guarantee::Stored, subject, headers, payload });
         Ok(())
     }
 }
 
-fn checked(lines: &[Header]) -> Result<Headers, BusError> {
+pub(super) fn checked(lines: &[Header]) -> Result<Headers, BusError> {
     let mut headers = Headers::new();
     for line in lines {
         // One answer for all: the contract says that a header of the host's is a header that can't be sent.
         headers.push_checked(&line.name, &line.value).map_err(|_| BusError::InvalidHeader)?;
     }
     Ok(headers)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_granted_is_denied_and_what_is_malformed_is_invalid() {
-        let grants = Grants { publish: vec!["orders.*".parse().unwrap(), ">".parse().unwrap()] };
-        let narrow = Grants { publish: vec!["orders.*".parse().unwrap()] };
-        let table = [
-            (&narrow, "orders.a", Ok(())),
-            (&narrow, "orders", Err(BusError::Denied)),
-            (&narrow, "orders.a.b", Err(BusError::Denied)),
-            (&narrow, "orders.*", Err(BusError::InvalidSubject)),
-            (&grants, "$JS.API.STREAM.PURGE.X", Err(BusError::Denied)),
-            (&grants, "busway.dlq.x", Err(BusError::Denied)),
-            (&grants, "_INBOX.x", Err(BusError::Denied)),
-            (&grants, "a b", Err(BusError::InvalidSubject)),
-            (&Grants::default(), "a", Err(BusError::Denied)),
-        ];
-        for (grants, subject, expected) in table {
-            let decided = grants.authorize_publish(subject).map(|_| ());
-            assert_eq!(format!("{decided:?}"), format!("{expected:?}"), "{subject}");
-        }
-    }
 }

@@ -24,6 +24,6 @@ impl Host for State {
     }
 
     fn can_reply(&mut self) -> wasmtime::Result<bool> {
-        Ok(false)
+        Ok(self.about.can_reply && self.outputs.reply.is_none())
     }
 }

@@ -9,11 +9,15 @@ pub(crate) mod bus;
 mod config;
 mod context;
 mod diagnostics;
+mod grants;
 pub(crate) mod http;
 pub(crate) mod keyvalue;
 pub(crate) mod logging;
+mod request;
 mod secrets;
 pub(crate) mod wasi;
+
+pub use grants::Grants;
 
 /// What an interface answers that this version only offers by name.
 pub(crate) const UNAVAILABLE: &str = "unavailable: this host does not offer it";

@@ -1,6 +1,6 @@
 //! One connection to the broker: made, told apart by what it is for, watched, and replaced where it can't go on.
 //!
-//! There are three, because one connection is one blast radius (the broker drops a connection for a single line that it
+//! There are four, because one connection is one blast radius (the broker drops a connection for a single line that it
 //! can't read, and the client library drops it for a single message that *it* can't read):
 //!
 //! * **pulls** carries the events. A malformed stored message takes it down, so nothing else is on it.
@@ -8,6 +8,8 @@
 //!   alone, so no publisher can hurt it; and an acknowledgement does not sit in a buffer that a malformed message
 //!   discards.
 //! * **egress** carries what plugins publish, and dead letters.
+//! * **core** carries the events of plain subjects, and what plugins ask other services: whoever may publish to such a
+//!   subject, or answer, can take it down. It is made when the first plugin needs it.
 //!
 //! A broker that can't be reached is tried again for ever. One that was reached and said no (credentials, certificates,
 //! an old version) is not: a second try would end the same way, and somebody waits for the reason.
@@ -39,11 +41,13 @@ pub enum Role {
     Control,
     /// Outputs and dead letters.
     Egress,
+    /// Events of plain subjects, and requests of plugins.
+    Core,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Role; 3] = [Self::Pulls, Self::Control, Self::Egress];
+    pub const ALL: [Role; 4] = [Self::Pulls, Self::Control, Self::Egress, Self::Core];
 
     /// The name in logs, metrics and the broker's list of connections.
     pub fn name(self) -> &'static str {
@@ -51,6 +55,7 @@ impl Role {
             Self::Pulls => "pulls",
             Self::Control => "control",
             Self::Egress => "egress",
+            Self::Core => "core",
         }
     }
 }

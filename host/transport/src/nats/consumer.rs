@@ -9,6 +9,7 @@ use super::{
     checkpoint,
     connect::Line,
     delivery::Origin,
+    refusal::ConnectError,
     topology::{self, Difference, compare},
 };
 use async_nats::jetstream::{
@@ -47,14 +48,35 @@ impl Default for ConsumerSettings {
 /// Why a binding can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Plain subjects come later.
-    #[error(
-        "plugin {plugin}: subscribing to subjects without a stream is not supported yet; name a `stream`"
-    )]
-    CoreSubscription {
+    /// Not a subscription to a stream.
+    #[error("plugin {plugin}: only a subscription to a stream has a consumer")]
+    NoConsumer {
         /// The plugin.
         plugin: String,
     },
+    /// A group that the protocol can't carry.
+    #[error("plugin {plugin}: {group:?} is not a group: it has 1 to 128 letters, digits, `_`, `-` and `.`")]
+    Group {
+        /// The plugin.
+        plugin: String,
+        /// What it says.
+        group: String,
+    },
+    /// Two subjects of one plain subscription let the same message through, which would come twice.
+    #[error(
+        "plugin {plugin}: {one} and {other} overlap, so some messages would come twice; name one that contains both"
+    )]
+    Overlap {
+        /// The plugin.
+        plugin: String,
+        /// One of them.
+        one: String,
+        /// The other.
+        other: String,
+    },
+    /// No connection for plain subjects.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The stream does not exist.
     #[error("stream {stream} does not exist; add a [[stream]] or create it")]
     NoStream {
@@ -152,7 +174,7 @@ pub(super) struct Confirmed {
 impl Spec {
     pub(super) fn of(binding: &Binding, settings: ConsumerSettings) -> Result<Self, OpenError> {
         let Subscription::Stream { stream, filters } = &binding.subscription else {
-            return Err(OpenError::CoreSubscription { plugin: binding.plugin.to_string() });
+            return Err(OpenError::NoConsumer { plugin: binding.plugin.to_string() });
         };
         let concurrency = i64::from(binding.limits.concurrency);
         Ok(Self {

@@ -1,10 +1,12 @@
 //! NATS JetStream.
 //!
-//! Reading order: [`config`], [`connect`] and what they need make the three connections; [`topology`] and
+//! Reading order: [`config`], [`connect`] and what they need make the four connections; [`topology`] and
 //! [`own_streams`] make the streams,
 //! [`consumer`] a binding's durable consumer, from its [`checkpoint`] if need be; [`opening`], [`pull`] and [`source`] bring its events, [`delivery`] turns
 //! messages into them, [`malformed`] finds those that can't be received; [`settle`], [`attempts`] and [`seen`] end them,
-//! [`publish`], [`batch`], [`captures`] and [`dead_letters`] store what comes of them. [`embedded`] runs a private broker. [`api`], [`version`] and [`wire`] lie
+//! [`publish`], [`batch`], [`captures`] and [`dead_letters`] store what comes of them, [`kept`]
+//! reads it back for an audit, [`history`] and [`whereabouts`] tell of one event. [`plain`] is all of that for subjects that no
+//! stream holds. [`embedded`] runs a private broker. [`api`], [`version`] and [`wire`] lie
 //! under all.
 
 mod config;
@@ -38,6 +40,8 @@ mod publish;
 mod history;
 mod whereabouts;
 
+mod plain;
+
 mod embedded;
 mod survey;
 
@@ -59,6 +63,7 @@ pub use own_streams::{
     ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, HISTORY_STREAM, HistorySettings, OwnStreams,
     PAYLOADS_BUCKET,
 };
+pub use plain::NatsRequest;
 pub use publish::{Durability, NatsPublish, OneMessage, Published};
 pub use refusal::ConnectError;
 pub use seen::SEEN_BUCKET;
@@ -70,34 +75,50 @@ pub use whereabouts::{
     ConsumerView, FailedRunsOf, LetterOf, Standing, StoredEvent, Whereabouts, WhereaboutsError,
 };
 
-use busway_core::{Binding, EventId, HistoryEntry, port::PublishError};
+use busway_core::{
+    Binding, EventId, HistoryEntry, PluginName, Settle, Source, SubjectFilter,
+    binding::{CoreBuffer, Subscription},
+    port::{BoxFuture, PublishError},
+};
 use captures::Captures;
 use connect::Line;
 use consumer::Spec;
 use malformed::GivenOut;
 use opening::Shared;
-use std::sync::{Arc, atomic::AtomicU64};
-use tokio::sync::{mpsc, watch};
+use plain::{CoreSettle, CoreSource, Inputs, Service, Surroundings};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+};
+use tokio::sync::{OnceCell, mpsc, watch};
 
-/// A broker, reached over three connections.
+/// A broker, reached over three connections, and a fourth one for plain subjects where they are used.
 #[derive(Debug)]
 pub struct Nats {
+    config: Arc<NatsConfig>,
     pulls: Arc<Line>,
     control: Arc<Line>,
     egress: Arc<Line>,
     captures: Arc<Captures>,
+    core: OnceCell<Arc<Line>>,
+    inputs: Arc<Inputs>,
+    /// The plugins that show up as micro services.
+    services: Mutex<HashMap<PluginName, Arc<Service>>>,
 }
 
 /// A binding that is open: where its events come from and how they are settled.
 pub struct OpenBinding {
     /// The events.
-    pub source: NatsSource,
+    pub source: Box<dyn Source>,
     /// How they are settled.
-    pub settle: Arc<NatsSettle>,
+    pub settle: Arc<dyn Settle>,
     /// Whether the broker has confirmed the subscription, and what is wrong where it has not.
     pub status: watch::Receiver<SourceStatus>,
     /// What the source counts.
     pub counters: Arc<SourceCounters>,
+    /// What has to run beside it, where there is something: without it no event of a plain subscription arrives. It may go
+    /// on after the source is closed; dropping it loses what comes from then on.
+    pub beside: Option<BoxFuture<'static, ()>>,
 }
 
 impl Nats {
@@ -110,13 +131,25 @@ impl Nats {
         // One first, so that trouble is told once.
         let control = Line::connect(Role::Control, Arc::clone(&config)).await?;
         let pulls = Line::connect(Role::Pulls, Arc::clone(&config)).await?;
-        let egress = Line::connect(Role::Egress, config).await?;
+        let egress = Line::connect(Role::Egress, Arc::clone(&config)).await?;
         Ok(Self {
+            config,
             pulls: Arc::new(pulls),
             control: Arc::new(control),
             egress: Arc::new(egress),
+            core: OnceCell::new(),
             captures: Arc::default(),
+            inputs: Arc::default(),
+            services: Mutex::default(),
         })
+    }
+
+    /// The connection for plain subjects, made when it is first needed.
+    async fn core(&self) -> Result<Arc<Line>, ConnectError> {
+        let line = self.core.get_or_try_init(async || {
+            Line::connect(Role::Core, Arc::clone(&self.config)).await.map(Arc::new)
+        });
+        line.await.cloned()
     }
 
     /// Makes a stream, or compares the one that is there.
@@ -135,12 +168,80 @@ impl Nats {
         own_streams::ensure(&self.control, own).await
     }
 
-    /// Opens a binding: its durable consumer exists and is as wanted when this returns; the subscription is confirmed
-    /// when the status says so. Pulling begins when the source is polled.
+    /// Opens a binding: its durable consumer, if it has one, exists and is as wanted when this returns; the subscription
+    /// is confirmed when the status says so. Pulling begins when the source is polled, a plain subscription when what runs
+    /// beside it is.
     ///
     /// # Errors
-    /// A missing stream, a filter that captures nothing, a consumer that can't be changed in place.
+    /// A missing stream, a filter that captures nothing, a consumer that can't be changed in place; subjects that overlap.
     pub async fn open(
+        &self,
+        binding: &Binding,
+        settings: ConsumerSettings,
+    ) -> Result<OpenBinding, OpenError> {
+        match &binding.subscription {
+            Subscription::Core { filters, group, buffer } => {
+                self.inputs.add(filters);
+                self.open_core(binding, filters, group.as_deref(), *buffer).await
+            }
+            Subscription::Stream { filters, .. } => {
+                self.inputs.add(filters);
+                self.open_stream(binding, settings).await
+            }
+            Subscription::Returned => self.open_stream(binding, settings).await,
+        }
+    }
+
+    async fn open_core(
+        &self,
+        binding: &Binding,
+        filters: &[SubjectFilter],
+        group: Option<&str>,
+        buffer: CoreBuffer,
+    ) -> Result<OpenBinding, OpenError> {
+        let line = self.core().await?;
+        let service = self.service(&binding.plugin);
+        let around = Surroundings {
+            line: Arc::clone(&line),
+            inputs: Arc::clone(&self.inputs),
+            service: Arc::clone(&service),
+        };
+        let shared = plain::open(binding, filters, group, buffer, around)?;
+        let (status, counters) = (shared.status(), shared.counters());
+        let pump = plain::pump(Arc::clone(&shared));
+        // One binding of each plugin answers for all of them.
+        let beside: BoxFuture<'static, ()> = if service.is_answered_for() {
+            Box::pin(pump)
+        } else {
+            Box::pin(async {
+                tokio::join!(pump, plain::respond(service, line));
+            })
+        };
+        let source = Box::new(CoreSource::new(Arc::clone(&shared)));
+        let settle = Arc::new(CoreSettle::new(shared));
+        Ok(OpenBinding { source, settle, status, counters, beside: Some(beside) })
+    }
+
+    fn service(&self, plugin: &PluginName) -> Arc<Service> {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let service = services.entry(plugin.clone()).or_insert_with(|| Arc::new(Service::new(plugin)));
+        Arc::clone(service)
+    }
+
+    /// Tells what version of a plugin runs and more about it, for those who ask the micro service that it is.
+    pub fn describe_service(&self, plugin: &PluginName, version: Option<&str>, metadata: &[(&str, String)]) {
+        self.service(plugin).describe(version, metadata);
+    }
+
+    /// What plugins ask other services through.
+    ///
+    /// # Errors
+    /// See [`Nats::connect`].
+    pub async fn requests(&self) -> Result<Arc<NatsRequest>, ConnectError> {
+        Ok(Arc::new(NatsRequest::new(self.core().await?, Arc::clone(&self.control))))
+    }
+
+    async fn open_stream(
         &self,
         binding: &Binding,
         settings: ConsumerSettings,
@@ -171,7 +272,8 @@ impl Nats {
             counters: Arc::clone(&counters),
             ack_floor: AtomicU64::new(confirmed.info.ack_floor.stream_sequence),
         }));
-        Ok(OpenBinding { source, settle: Arc::new(settle), status: watched, counters })
+        let (source, settle) = (Box::new(source), Arc::new(settle));
+        Ok(OpenBinding { source, settle, status: watched, counters, beside: None })
     }
 
     /// Where one plugin's outputs and dead letters go; at most 256 of them are under way at once.
@@ -245,6 +347,11 @@ impl Nats {
             Role::Pulls => self.pulls.health(),
             Role::Control => self.control.health(),
             Role::Egress => self.egress.health(),
+            Role::Core => match self.core.get() {
+                Some(line) => line.health(),
+                // Nobody needs it, so nobody misses it.
+                None => watch::channel(LineHealth { connected: true, ..LineHealth::default() }).1,
+            },
         }
     }
 
@@ -264,9 +371,9 @@ impl Nats {
     }
 
     /// Sends what waits to be sent and closes the connections. To be called when the sources are dropped and every
-    /// handler is done; takes no longer than about 6 s.
+    /// handler is done; takes no longer than about 8 s.
     pub async fn close(&self) {
-        for line in [&self.egress, &self.control, &self.pulls] {
+        for line in [&self.egress, &self.control, &self.pulls].into_iter().chain(self.core.get()) {
             line.close().await;
         }
     }

@@ -48,6 +48,11 @@ pub struct SourceCounters {
     pub strangers: AtomicU64,
     /// Stored messages that could not be received.
     pub malformed: AtomicU64,
+    /// Events of plain subjects that were dropped: more came than the buffer holds, there was no room to let one wait for
+    /// its next attempt, or the host stopped.
+    pub shed: AtomicU64,
+    /// Events of plain subjects that ask for an answer to a subject that may not be answered to.
+    pub replies_denied: AtomicU64,
 }
 
 /// What belongs to a binding's consumer and outlives each opening.

@@ -13,6 +13,9 @@ use std::{path::Path, time::Duration};
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Messages that wait for one subscription; what comes on top is dropped and counted. Pulls ask for less than this.
 pub(super) const SUBSCRIPTION_CAPACITY: usize = 1024;
+/// The same for plain subjects. The library reads many messages at once before anybody can take one, and a burst is to be
+/// counted by the binding's own bounds, not by the library's.
+const CORE_SUBSCRIPTION_CAPACITY: usize = 16_384;
 /// How long one try to connect may take, handshakes included.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
@@ -45,10 +48,14 @@ fn address(server: &str) -> Result<ServerAddr, ConnectError> {
 }
 
 pub(super) async fn build(role: Role, config: &NatsConfig) -> Result<ConnectOptions, ConnectError> {
+    let capacity = match role {
+        Role::Core => CORE_SUBSCRIPTION_CAPACITY,
+        Role::Pulls | Role::Control | Role::Egress => SUBSCRIPTION_CAPACITY,
+    };
     let mut options = ConnectOptions::new()
         .name(format!("{}-{}", config.name, role.name()))
         .ping_interval(PING_INTERVAL)
-        .subscription_capacity(SUBSCRIPTION_CAPACITY)
+        .subscription_capacity(capacity)
         .connection_timeout(CONNECT_WAIT);
     if let Some(prefix) = &config.inbox_prefix {
         options = options.custom_inbox_prefix(prefix);

@@ -4,9 +4,9 @@ use crate::support::*;
 use anyhow::{Context as _, Result};
 use async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy};
 use busway_core::{
-    Attempt, EventId, HistoryEntry, Position, Source as _, Used,
+    Attempt, EventId, HistoryEntry, Position, Used,
     history::{Cause, Counts, Disposition, Runner, Waits},
-    port::{Settle as _, Stored},
+    port::Stored,
     units::ByteSize,
 };
 use busway_transport::{

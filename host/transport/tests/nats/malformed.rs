@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use anyhow::{Context as _, Result};
-use busway_core::{Settle as _, port::Content};
+use busway_core::port::Content;
 use busway_transport::nats::Role;
 use std::{collections::BTreeSet, time::Duration};
 

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use anyhow::Result;
-use busway_core::{AckPolicy, Binding, Settle as _, port::Content};
+use busway_core::{AckPolicy, Binding, port::Content};
 use busway_transport::SourceStatus;
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use anyhow::Result;
-use busway_core::{AttemptRecord, FailedRun, FailureClass, Settle as _, port::SettleError};
+use busway_core::{AttemptRecord, FailedRun, FailureClass, port::SettleError};
 use busway_transport::OpenError;
 use futures_util::StreamExt as _;
 use std::time::{Duration, Instant};

@@ -5,14 +5,12 @@
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream;
 use busway_core::{
-    AckPolicy, Binding, Delivery, EventId, Source as _, SubjectFilter,
+    AckPolicy, Binding, Delivery, EventId, Source, SubjectFilter,
     binding::Subscription,
     port::{Content, Receipt},
 };
 use busway_testkit::nats::NatsServer;
-use busway_transport::{
-    ConsumerSettings, Nats, NatsConfig, NatsSource, OpenBinding, SourceStatus, StreamSpec,
-};
+use busway_transport::{ConsumerSettings, Nats, NatsConfig, OpenBinding, SourceStatus, StreamSpec};
 use std::{
     future::Future,
     io::{BufRead as _, BufReader, Write as _},
@@ -110,7 +108,7 @@ pub async fn within<T>(future: impl Future<Output = T>) -> Result<T> {
     tokio::time::timeout(PATIENCE, future).await.context("nothing happened for a minute")
 }
 
-pub async fn next(source: &mut NatsSource, room: usize) -> Result<Delivery> {
+pub async fn next(source: &mut Box<dyn Source>, room: usize) -> Result<Delivery> {
     within(source.next(room)).await?.context("the source was closed")
 }
 
