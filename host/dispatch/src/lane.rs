@@ -1,12 +1,15 @@
 //! A lane: everything that one binding's events need on their way. Built once, shared by the binding's workers.
 
 use crate::{
+    gate::{Gate, Gates, Pause},
+    journal::{Journal, Suspect},
     lease::Leases,
     record::{LaneRecorder, Recorder},
     slots::HostSlots,
 };
-use busway_core::{Binding, Digest, Handler, Publish, Settle};
+use busway_core::{Binding, Digest, Handler, Publish, Receipt, Settle};
 use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// What all lanes of one host share.
@@ -18,12 +21,22 @@ pub struct Host {
     pub slots: HostSlots,
     /// Cancelled when the host begins to shut down: nothing new is run.
     pub draining: CancellationToken,
+    /// The breakers of its plugins.
+    pub gates: Gates,
+    /// Which events were in guests when it died. None: it will not know.
+    pub journal: Option<Arc<Journal>>,
 }
 
 impl Host {
     /// A host with so many slots.
     pub fn new(name: impl Into<String>, slots: u32) -> Self {
-        Self { name: name.into(), slots: HostSlots::new(slots), draining: CancellationToken::new() }
+        Self {
+            name: name.into(),
+            slots: HostSlots::new(slots),
+            draining: CancellationToken::new(),
+            gates: Gates::default(),
+            journal: None,
+        }
     }
 }
 
@@ -53,6 +66,11 @@ pub struct Lane {
     pub(crate) leases: Leases,
     pub(crate) host: Host,
     pub(crate) record: LaneRecorder,
+    /// The plugin's breaker, shared by its bindings.
+    pub(crate) gate: Arc<Gate>,
+    /// Why nothing of this binding runs, whatever the breaker says.
+    pub(crate) pause: watch::Sender<Option<Pause>>,
+    durable: String,
     /// Cancelled when the intake takes nothing more from the broker.
     pub(crate) intake_ended: CancellationToken,
 }
@@ -62,6 +80,8 @@ impl Lane {
     pub fn new(parts: LaneParts, host: Host, recorder: &Recorder) -> Arc<Self> {
         let LaneParts { binding, digest, handler, settle, publish, ack_wait } = parts;
         let record = recorder.lane(&binding);
+        let gate = host.gates.of(&binding, recorder.gates());
+        let (pause, durable) = (watch::Sender::new(None), binding.durable());
         let intake_ended = CancellationToken::new();
         Arc::new(Self {
             leases: Leases::new(ack_wait),
@@ -72,6 +92,9 @@ impl Lane {
             publish,
             host,
             record,
+            gate,
+            pause,
+            durable,
             intake_ended,
         })
     }
@@ -79,6 +102,19 @@ impl Lane {
     /// The plugin, subscription and policy.
     pub fn binding(&self) -> &Binding {
         &self.binding
+    }
+
+    /// An event of this binding, as the journal knows it.
+    pub(crate) fn suspect<'a>(&'a self, receipt: &'a Receipt) -> Suspect<'a> {
+        let position = receipt.position.as_ref();
+        Suspect {
+            plugin: &self.binding.plugin,
+            digest: &self.digest,
+            event: &receipt.event_id,
+            durable: &self.durable,
+            stream: position.map_or("", |position| &position.stream),
+            sequence: position.map_or(0, |position| position.sequence),
+        }
     }
 
     /// Which version of the plugin runs: the first twelve hexadecimal digits of its digest.

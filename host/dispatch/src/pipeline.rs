@@ -1,6 +1,13 @@
 //! The path of one event. Every branch meets in an outcome, every outcome in a verdict, every verdict in `settle`.
 
-use crate::{admit, decode, invoke, lane::Lane, record, release, settle, slots::Slot};
+use crate::{
+    admit, decode, invoke,
+    journal::{self, Standing},
+    lane::Lane,
+    record, release, settle,
+    settle::Settled,
+    slots::Slot,
+};
 use busway_core::{AttemptRecord, Delivery, LogLine, Outcome, Refusal, Used, Verdict, dead_letter};
 
 /// Walks one delivery from its arrival to its settlement.
@@ -14,6 +21,9 @@ pub(crate) async fn process(lane: &Lane, delivery: &Delivery, slot: Slot) {
     let history = history.unwrap_or_default();
     let verdict = verdict(lane, delivery, &history, &outcome);
     let settled = settle::apply(lane, delivery, history, &outcome, verdict).await;
+    if let (Settled::Finished, Some(journal)) = (settled, &lane.host.journal) {
+        journal.forget(&lane.suspect(&delivery.receipt));
+    }
     drop(slot);
     record::settled(lane, &delivery.receipt, clock, &outcome, verdict, settled);
 }
@@ -28,10 +38,14 @@ async fn history(lane: &Lane, delivery: &Delivery) -> Result<AttemptRecord, Refu
     attempts.map_err(|why| Refusal::BrokerTrouble(format!("the attempts so far could not be read: {why}")))
 }
 
-/// One attempt: decode, admit, invoke, release.
+/// One attempt: decode, admit, invoke, release. What has been decided before is not run again: an event whose last run was
+/// recorded as its final one, and one that ended the host twice.
 async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> Outcome {
     if let Some(run) = history.final_run() {
         return Outcome::Failed(dead_letter::failure_of(run));
+    }
+    if lane.standing(&delivery.receipt) == Standing::Convicted {
+        return Outcome::Failed(journal::host_crash());
     }
     let event = match decode::event(delivery) {
         Ok(event) => event,
@@ -44,8 +58,15 @@ async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> O
         Ok(admitted) => admitted,
         Err(refusal) => return Outcome::Refused(refusal),
     };
+    let passed = match lane.pass() {
+        Ok(passed) => passed,
+        Err(refusal) => return Outcome::Refused(refusal),
+    };
+    let noted = lane.host.journal.as_ref().and_then(|journal| journal.note(&lane.suspect(&delivery.receipt)));
     let report = invoke::call(lane, &admitted, history.next()).await;
+    drop(noted);
     let outcome = release::outputs(lane, &admitted, &delivery.receipt, history.next(), report.ran).await;
+    passed.ended(&outcome);
     with_evidence(outcome, report.logs, report.used)
 }
 

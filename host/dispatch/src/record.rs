@@ -3,7 +3,7 @@
 //! Labels are bounded sets: plugin, verdict, class. Subjects, ids and payloads never become labels, and payloads are
 //! never logged. Handles are looked up once per binding, not per event.
 
-use crate::{lane::Lane, settle::Settled};
+use crate::{gate_metrics::GateMetrics, lane::Lane, settle::Settled};
 use busway_core::{
     AttemptRecord, Binding, Failure, FailureClass, Outcome, Receipt, Refusal, Verdict,
     port::{PublishError, Released, SettleError},
@@ -36,6 +36,7 @@ pub struct Recorder {
     trouble: Family<ReasonLabels, Counter>,
     held: Family<PluginLabels, Gauge>,
     duration: HistogramFamily,
+    gates: GateMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,6 +105,7 @@ impl Recorder {
             trouble: Family::default(),
             held: Family::default(),
             duration: Family::new_with_constructor(duration_histogram),
+            gates: GateMetrics::new(registry),
         };
         registry.register(
             "busway_events_received",
@@ -149,6 +151,11 @@ impl Recorder {
             this.duration.clone(),
         );
         this
+    }
+
+    /// Those of breakers and pauses.
+    pub(crate) fn gates(&self) -> &GateMetrics {
+        &self.gates
     }
 
     pub(crate) fn lane(&self, binding: &Binding) -> LaneRecorder {
@@ -226,7 +233,7 @@ impl LaneRecorder {
         }
     }
 
-    fn refused(&self, refusal: &Refusal) {
+    pub(crate) fn refused(&self, refusal: &Refusal) {
         let labels = ClassLabels { plugin: self.plugin.clone(), class: refusal.code() };
         self.refusals.get_or_create(&labels).inc();
     }
@@ -294,6 +301,10 @@ pub(crate) fn settled(
         }
         Outcome::Refused(refusal) => {
             record.refused(refusal);
+            // Told once, by whoever paused it.
+            if matches!(refusal, Refusal::Paused(_)) {
+                return;
+            }
             info!(%plugin, %id, refusal = refusal.code(), why = ?refusal, "not counted as an attempt");
         }
     }

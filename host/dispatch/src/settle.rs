@@ -102,8 +102,10 @@ async fn dead_letter(
     let letter = compose(lane, delivery, failure, &history);
     if let Err(why) = lane.publish.dead_letter(&letter).await {
         record::dead_letter_refused(lane, receipt, &why);
+        lane.gate.letter_refused();
         return put_back(lane, receipt, DEAD_LETTER_REFUSED_WAIT).await;
     }
+    lane.gate.letter_stored();
     record::dead_lettered(lane, receipt, failure, &history);
     let reason = format!("dead-lettered:{}", failure.class);
     finish(lane, receipt, lane.settle.terminate(receipt, &reason).await)
