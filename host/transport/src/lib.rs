@@ -6,6 +6,7 @@
 pub mod nats;
 
 pub use nats::{
+    ConsumerState, PauseError, ServerPause,
     Auth, ClientCertificate, ConnectError, ConsumerSettings, DeadLetters, Durability, Embedded,
     EmbeddedError, Ensured, Handshake, LetterFilter, Nats, NatsConfig, NatsPublish, NatsSettle, NatsSource,
     OneMessage, OpenBinding, OpenError, OwnStreams, Published, Secret, SourceStatus, StreamSpec, Tls,

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`config`], [`connect`] and what they need make the three connections; [`topology`] and
 //! [`own_streams`] make the streams,
-//! [`consumer`] a binding's durable consumer, from its [`checkpoint`] if need be; [`opening`], [`pull`] and [`source`] bring its events, [`delivery`] turns
+//! [`consumer`] a binding's durable consumer, from its [`checkpoint`] if need be; [`opening`], [`pull`] and [`source`] bring its events, [`pause`] holds them back, [`delivery`] turns
 //! messages into them, [`malformed`] finds those that can't be received; [`settle`] and [`attempts`] end them,
 //! [`publish`] and [`dead_letters`] store what comes of them. [`embedded`] runs a private broker. [`api`] and [`wire`] lie
 //! under all.
@@ -19,6 +19,7 @@ mod own_streams;
 mod topology;
 
 mod opening;
+mod pause;
 mod pull;
 mod source;
 
@@ -46,6 +47,7 @@ pub use dead_letters::{DeadLetters, HEADERS_OBJECT, LetterError, LetterFilter, L
 pub use embedded::{Embedded, EmbeddedError, SYNC_INTERVAL};
 pub use opening::{SourceCounters, SourceStatus};
 pub use own_streams::{ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, OwnStreams, PAYLOADS_BUCKET};
+pub use pause::{ConsumerState, PauseError, ServerPause};
 pub use publish::{Durability, NatsPublish, OneMessage, Published};
 pub use refusal::ConnectError;
 pub use settle::NatsSettle;

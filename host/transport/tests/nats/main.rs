@@ -8,6 +8,7 @@ mod support;
 mod access;
 mod embedded;
 mod malformed;
+mod pausing;
 mod pulling;
 mod settling;
 mod storing;
