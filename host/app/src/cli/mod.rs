@@ -9,6 +9,7 @@ mod doctor;
 mod inspect;
 mod invoke;
 mod new;
+mod plugin;
 mod print;
 mod publish;
 mod toolchain;
@@ -40,6 +41,7 @@ enum Command {
     Invoke(invoke::InvokeArgs),
     Publish(publish::PublishArgs),
     Dlq(dlq::DlqArgs),
+    Plugin(plugin::PluginArgs),
     Doctor(doctor::DoctorArgs),
     Toolchain(toolchain::ToolchainArgs),
 }
@@ -80,6 +82,7 @@ impl Cli {
             Command::Invoke(args) => invoke::run(&args),
             Command::Publish(args) => publish::run(&args),
             Command::Dlq(args) => dlq::run(&args),
+            Command::Plugin(args) => plugin::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Toolchain(args) => toolchain::run(args).map(|()| Exit::Ok),
         }
