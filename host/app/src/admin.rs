@@ -2,7 +2,7 @@
 //!
 //! `/livez` says that the process answers and never depends on the broker, so that a broker's outage restarts no host.
 //! `/readyz` says that every subscription is confirmed by the server; until then, and while draining, it answers 503 and
-//! names what is missing.
+//! names what is missing. What is paused, by hand or by a breaker, is told there and is no reason not to be ready.
 
 use axum::{
     Router,
@@ -27,6 +27,8 @@ pub struct Status {
     registry: Arc<Registry>,
     // Guards the sentences that say why the host is not ready; never held across an await.
     missing: Arc<Mutex<Missing>>,
+    // Guards what a ready host has to say besides.
+    notes: Arc<Mutex<Vec<String>>>,
 }
 
 enum Missing {
@@ -42,6 +44,7 @@ impl Status {
         Self {
             registry: Arc::new(registry),
             missing: Arc::new(Mutex::new(Missing::Still(vec!["starting".to_owned()]))),
+            notes: Arc::default(),
         }
     }
 
@@ -51,6 +54,11 @@ impl Status {
         if let Missing::Still(known) = &mut *state {
             *known = missing;
         }
+    }
+
+    /// Says what a person should know although the host is ready.
+    pub fn set_notes(&self, notes: Vec<String>) {
+        *self.notes.lock().unwrap_or_else(PoisonError::into_inner) = notes;
     }
 
     /// From now on the host is not ready.
@@ -90,10 +98,12 @@ async fn livez() -> &'static str {
 
 async fn readyz(State(status): State<Status>) -> Response {
     let missing = status.missing();
+    let lines = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let notes = lines(&status.notes.lock().unwrap_or_else(PoisonError::into_inner));
     if missing.is_empty() {
-        return "ready\n".into_response();
+        return format!("ready\n{notes}").into_response();
     }
-    let lines: String = missing.iter().map(|line| format!("{line}\n")).collect();
+    let lines = lines(&missing) + &notes;
     (StatusCode::SERVICE_UNAVAILABLE, lines).into_response()
 }
 

@@ -12,7 +12,9 @@ mod counts;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod guest;
+mod health;
 mod plugins;
+mod quarantine;
 mod shutdown;
 mod telemetry;
 mod toolchain;

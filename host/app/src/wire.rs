@@ -1,7 +1,7 @@
 //! Puts the host together, in the order of an event's path, and takes it apart again.
 //!
 //! Plugins are loaded before anything else is touched: a configuration that can't work disturbs no broker and no host
-//! that is running. Then the admin listener, the broker, the streams, and last the bindings.
+//! that is running. Then what the last host left behind, the admin listener, the broker, the streams, and last the bindings.
 
 use crate::{
     Exit,
@@ -12,12 +12,14 @@ use crate::{
         checked::{Discard, Retention, Storage},
     },
     counts::Counts,
+    health::{self, Past},
     plugins::{self, Ready},
+    quarantine::Quarantine,
     shutdown::Signals,
 };
 use anyhow::Context as _;
 use busway_core::{Binding, PluginName, binding::Subscription};
-use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
+use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Pause, Recorder, Supervisor};
 use busway_transport::{
     ConsumerSettings, Ensured, Nats, NatsConfig, OwnStreams, SourceStatus, StreamSpec,
     nats::{
@@ -44,6 +46,7 @@ struct Running {
     lanes: Vec<Arc<Lane>>,
     subscriptions: Vec<(String, watch::Receiver<SourceStatus>)>,
     sources: Vec<(PluginName, Arc<SourceCounters>)>,
+    quarantine: Quarantine,
 }
 
 /// Runs a host until it is told to stop.
@@ -58,6 +61,7 @@ pub async fn run(file: &Path, guest: Handle) -> anyhow::Result<Exit> {
     for plugin in &ready {
         tell(plugin);
     }
+    let (past, _stopping) = Past::look_into(&config)?;
     let mut registry = Registry::default();
     let recorder = Recorder::new(&mut registry);
     let counts = Counts::default();
@@ -80,9 +84,10 @@ pub async fn run(file: &Path, guest: Handle) -> anyhow::Result<Exit> {
     let (history, entries) = recorder.history();
     let mut host = Host::new(host_name(&config), config.host.concurrency);
     host.history = config.history.enabled.then_some(history);
+    host.journal.clone_from(&past.journal);
     let settings = broker.settings().clone();
     let started = tokio::select! {
-        started = start(&config, &ready, &settings, (&host, &recorder, &supervisor)) => started,
+        started = start(&config, &ready, past.quarantine, &settings, (&host, &recorder, &supervisor)) => started,
         signal = signals.next() => {
             broker.stop().await;
             return Ok(stopped_early(signal));
@@ -158,6 +163,7 @@ async fn serve(
 async fn start(
     config: &Config,
     ready: &[Ready<'_>],
+    quarantine: Quarantine,
     settings: &NatsConfig,
     (host, recorder, supervisor): (&Host, &Recorder, &Supervisor),
 ) -> anyhow::Result<Running> {
@@ -175,7 +181,7 @@ async fn start(
         }
     }
     let (lanes, subscriptions, sources) = (Vec::new(), Vec::new(), Vec::new());
-    let mut running = Running { nats, lanes, subscriptions, sources };
+    let mut running = Running { nats, lanes, subscriptions, sources, quarantine };
     for plugin in ready {
         plugin.plugin.set_payload_bytes_max(running.nats.max_payload() as u64);
         if plugin.plugin.may_request() {
@@ -184,6 +190,10 @@ async fn start(
         for binding in bindings(plugin.config) {
             open(&mut running, plugin, binding, config.host.ack_wait, (host, recorder, supervisor)).await?;
         }
+    }
+    for lane in &running.lanes {
+        let name = format!("{}: health", lane.binding().durable());
+        supervisor.control(name, health::keep(Arc::clone(&running.nats), Arc::clone(lane)));
     }
     Ok(running)
 }
@@ -223,6 +233,9 @@ async fn open(
         supervisor.control(format!("{name}: plain subjects"), beside);
     }
     running.sources.push((lane.binding().plugin.clone(), opened.counters));
+    if running.quarantine.holds(ready.plugin.digest()) {
+        lane.pause(Pause::Quarantined);
+    }
     Intake::start(Arc::clone(&lane), source, supervisor);
     running.lanes.push(lane);
     running.subscriptions.push((name, opened.status));
@@ -242,7 +255,8 @@ pub fn stream_bindings(config: &Config) -> Vec<Binding> {
     all.filter(|binding| matches!(binding.subscription, Subscription::Stream { .. })).collect()
 }
 
-fn bindings(plugin: &PluginConfig) -> Vec<Binding> {
+/// A plugin's bindings, in the order of the file.
+pub fn bindings(plugin: &PluginConfig) -> Vec<Binding> {
     let binding = |entry: &config::Subscribe| Binding {
         name: entry.name.clone(),
         limits: plugin.limits,
@@ -288,6 +302,7 @@ pub fn spec(stream: &StreamConfig) -> StreamSpec {
 fn watch_readiness(running: &Running, status: Status) -> impl Future<Output = ()> + Send + 'static {
     let subscriptions = running.subscriptions.clone();
     let nats = Arc::clone(&running.nats);
+    let lanes = running.lanes.clone();
     async move {
         let mut ticks = tokio::time::interval(READINESS_INTERVAL);
         let mut was_ready = false;
@@ -306,6 +321,7 @@ fn watch_readiness(running: &Running, status: Status) -> impl Future<Output = ()
                 was_ready = is_ready;
             }
             status.set_missing(missing);
+            status.set_notes(lanes.iter().filter_map(|lane| health::note(lane)).collect());
         }
     }
 }

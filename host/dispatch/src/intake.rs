@@ -6,6 +6,7 @@
 //! takes a slot of the host, walks the path, and only then takes the next.
 
 use crate::{
+    flow::{Flow, FlowWatch},
     history,
     lane::Lane,
     lease::Claim,
@@ -13,7 +14,7 @@ use crate::{
     settle::{self, SHUTDOWN_WAIT},
     supervise::Supervisor,
 };
-use busway_core::{Delivery, Receipt, Source};
+use busway_core::{Delivery, Receipt, Refusal, Source, binding::Subscription};
 use futures_util::{FutureExt as _, future::join_all};
 use std::{
     panic::AssertUnwindSafe,
@@ -73,24 +74,25 @@ impl Intake {
     async fn read(self: Arc<Self>, mut source: Box<dyn Source>, queue: async_channel::Sender<Delivery>) {
         let draining = self.lane.host.draining.clone();
         let _ended = self.lane.intake_ended.clone().drop_guard();
+        let mut watch = FlowWatch::new(&self.lane);
         loop {
-            let room = self.pace.room(queue.len() as u64);
-            if room == 0 {
-                tokio::select! {
-                    () = draining.cancelled() => break,
-                    // A worker that takes one before this waits is not missed: the notification is kept.
-                    () = self.pace.taken.notified() => continue,
-                }
+            let flow = watch.flow();
+            if matches!(flow, Flow::Shut(_)) {
+                self.put_back_queued().await;
             }
+            let room = self.room(flow, queue.len());
             let delivery = tokio::select! {
                 () = draining.cancelled() => break,
-                delivery = source.next(room) => delivery,
+                () = watch.changed(flow) => continue,
+                // A worker that takes one before this waits is not missed: the notification is kept.
+                () = self.pace.taken.notified(), if room == 0 => continue,
+                delivery = source.next(room), if room > 0 || self.hears(flow) => delivery,
             };
             let Some(delivery) = delivery else {
                 error!(plugin = %self.lane.binding.plugin, "the subscription ended; no more events arrive for this binding");
                 break;
             };
-            self.take(delivery, &queue).await;
+            self.take(delivery, flow, &queue).await;
         }
         queue.close();
         for delivery in source.close().await {
@@ -101,8 +103,41 @@ impl Intake {
         }
     }
 
-    async fn take(&self, delivery: Delivery, queue: &async_channel::Sender<Delivery>) {
+    /// How many more events may come.
+    fn room(&self, flow: Flow, queued: usize) -> usize {
+        match flow {
+            Flow::Free => self.pace.room(queued as u64),
+            Flow::One => usize::from(queued == 0),
+            Flow::Rest(_) | Flow::Shut(_) => 0,
+        }
+    }
+
+    /// Whether the source is listened to although nothing is asked for: what a stream has on its way would only wait here
+    /// until the broker's patience ends. Plain subjects have a buffer of their own.
+    fn hears(&self, flow: Flow) -> bool {
+        matches!(flow, Flow::Shut(_)) && !matches!(self.lane.binding.subscription, Subscription::Core { .. })
+    }
+
+    /// Gives back what is held and has not begun, uncounted.
+    async fn put_back_queued(&self) {
+        let queued: Vec<_> = std::iter::from_fn(|| self.queue.try_recv().ok()).collect();
+        for batch in queued.chunks(PROGRESS_BATCH) {
+            join_all(batch.iter().map(|delivery| {
+                self.pace.dequeued(delivery.content.payload().len() as u64);
+                self.put_back_paused(&delivery.receipt)
+            }))
+            .await;
+        }
+    }
+
+    async fn put_back_paused(&self, receipt: &Receipt) {
+        self.lane.record.refused(&Refusal::Paused(String::new()));
+        self.put_back(receipt).await;
+    }
+
+    async fn take(&self, delivery: Delivery, flow: Flow, queue: &async_channel::Sender<Delivery>) {
         match self.lane.leases.claim(&delivery.receipt) {
+            Claim::Held if matches!(flow, Flow::Shut(_)) => self.put_back_paused(&delivery.receipt).await,
             Claim::Held => {
                 self.pace.queued(delivery.content.payload().len() as u64);
                 self.lane.record.held(self.lane.leases.held());
@@ -127,7 +162,7 @@ impl Intake {
                 self.put_back(&delivery.receipt).await;
                 continue;
             }
-            let slot = self.lane.host.slots.acquire().await;
+            let slot = self.lane.host.slots.acquire(self.lane.standing(&delivery.receipt)).await;
             let started = Instant::now();
             // A fault of the host in one event must not end the worker. Nothing that the path leaves behind is shared
             // half-changed: the leases are the only shared state, and every change of them is a whole one.

@@ -1,13 +1,16 @@
 //! A lane: everything that one binding's events need on their way. Built once, shared by the binding's workers.
 
 use crate::{
+    gate::{Gate, Gates, Pause},
     history::History,
+    journal::{Journal, Suspect},
     lease::Leases,
     record::{LaneRecorder, Recorder},
     slots::HostSlots,
 };
-use busway_core::{Binding, Digest, Handler, Publish, Settle, history::Runner};
+use busway_core::{Binding, Digest, Handler, Publish, Receipt, Settle, history::Runner};
 use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// What all lanes of one host share.
@@ -21,6 +24,10 @@ pub struct Host {
     pub draining: CancellationToken,
     /// Where its attempts are told; none: nowhere.
     pub history: Option<History>,
+    /// The breakers of its plugins.
+    pub gates: Gates,
+    /// Which events were in guests when it died. None: it will not know.
+    pub journal: Option<Arc<Journal>>,
 }
 
 impl Host {
@@ -31,6 +38,8 @@ impl Host {
             slots: HostSlots::new(slots),
             draining: CancellationToken::new(),
             history: None,
+            gates: Gates::default(),
+            journal: None,
         }
     }
 }
@@ -63,6 +72,11 @@ pub struct Lane {
     pub(crate) record: LaneRecorder,
     /// Who runs this lane's attempts.
     pub(crate) runner: Arc<Runner>,
+    /// The plugin's breaker, shared by its bindings.
+    pub(crate) gate: Arc<Gate>,
+    /// Why nothing of this binding runs, whatever the breaker says.
+    pub(crate) pause: watch::Sender<Option<Pause>>,
+    durable: String,
     /// Cancelled when the intake takes nothing more from the broker.
     pub(crate) intake_ended: CancellationToken,
 }
@@ -78,6 +92,8 @@ impl Lane {
             version: version(&digest),
             host: host.name.clone(),
         });
+        let gate = host.gates.of(&binding, recorder.gates());
+        let (pause, durable) = (watch::Sender::new(None), binding.durable());
         let intake_ended = CancellationToken::new();
         Arc::new(Self {
             leases: Leases::new(ack_wait),
@@ -89,6 +105,9 @@ impl Lane {
             host,
             record,
             runner,
+            gate,
+            pause,
+            durable,
             intake_ended,
         })
     }
@@ -96,6 +115,19 @@ impl Lane {
     /// The plugin, subscription and policy.
     pub fn binding(&self) -> &Binding {
         &self.binding
+    }
+
+    /// An event of this binding, as the journal knows it.
+    pub(crate) fn suspect<'a>(&'a self, receipt: &'a Receipt) -> Suspect<'a> {
+        let position = receipt.position.as_ref();
+        Suspect {
+            plugin: &self.binding.plugin,
+            digest: &self.digest,
+            event: &receipt.event_id,
+            durable: &self.durable,
+            stream: position.map_or("", |position| &position.stream),
+            sequence: position.map_or(0, |position| position.sequence),
+        }
     }
 
     /// Which version of the plugin runs.

@@ -56,6 +56,11 @@ impl Leases {
         Self { ack_wait, inner: Mutex::default(), changed: Notify::new() }
     }
 
+    /// How long the broker waits for word of a delivery.
+    pub(crate) fn ack_wait(&self) -> Duration {
+        self.ack_wait
+    }
+
     /// How often held deliveries should be looked at.
     pub(crate) fn interval(&self) -> Duration {
         self.ack_wait / 6

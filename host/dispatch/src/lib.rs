@@ -2,8 +2,9 @@
 //!
 //! Read in this order: [`intake`] holds deliveries and hands them to workers, [`pipeline`] is the path itself,
 //! [`decode`], [`admit`], [`invoke`], [`release`], [`send`] and [`settle`] are its steps, [`record`] writes what
-//! happened, and [`history`] keeps it for those who ask later.
-//! [`lease`], [`slots`] and [`supervise`] hold the state around it. Nothing here knows NATS or wasm: those stand behind
+//! happened, and [`history`] keeps it for those who ask later. [`gate`] says whether a plugin's events run at the moment,
+//! [`flow`] what that means for the intake, [`journal`] which events were in guests when a host died. [`lease`], [`slots`]
+//! and [`supervise`] hold the state around it. Nothing here knows NATS or wasm: those stand behind
 //! the traits of `busway_core::port`.
 
 mod intake;
@@ -19,13 +20,20 @@ mod settle;
 mod history;
 mod record;
 
+mod flow;
+mod gate;
+mod gate_metrics;
+mod journal;
+
 mod lane;
 mod lease;
 mod slots;
 mod supervise;
 
+pub use gate::{Gates, OpenBreaker, Pause};
 pub use history::History;
 pub use intake::Intake;
+pub use journal::{Convicted, Journal, JournalError, Opened};
 pub use lane::{Host, Lane, LaneParts};
 pub use record::Recorder;
 pub use supervise::{Drained, Supervisor};

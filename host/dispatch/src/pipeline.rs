@@ -2,9 +2,11 @@
 
 use crate::{
     admit, decode, invoke,
+    journal::{self, Standing},
     lane::Lane,
     record::{self, Ended},
-    release, settle,
+    release,
+    settle::{self, Settled},
     slots::Slot,
 };
 use busway_core::{AttemptRecord, Delivery, LogLine, Outcome, Refusal, Used, Verdict, dead_letter};
@@ -21,6 +23,9 @@ pub(crate) async fn process(lane: &Lane, delivery: &Delivery, slot: Slot) {
     let attempt = history.current();
     let verdict = verdict(lane, delivery, &history, &outcome);
     let settled = settle::apply(lane, delivery, history, &outcome, verdict).await;
+    if let (Settled::Finished | Settled::DeadLettered { .. }, Some(journal)) = (settled, &lane.host.journal) {
+        journal.forget(&lane.suspect(&delivery.receipt));
+    }
     drop(slot);
     let ended = Ended { took: clock.elapsed(), attempt, used, outcome: &outcome, verdict, settled };
     record::settled(lane, delivery, &ended);
@@ -49,10 +54,14 @@ async fn history(lane: &Lane, delivery: &Delivery) -> Result<AttemptRecord, Refu
     attempts.map_err(|why| Refusal::BrokerTrouble(format!("the attempts so far could not be read: {why}")))
 }
 
-/// One attempt: decode, admit, invoke, release.
+/// One attempt: decode, admit, invoke, release. What has been decided before is not run again: an event whose last run was
+/// recorded as its final one, and one that ended the host twice.
 async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> Attempted {
     if let Some(run) = history.final_run() {
         return Attempted::without_a_run(Outcome::Failed(dead_letter::failure_of(run)));
+    }
+    if lane.standing(&delivery.receipt) == Standing::Convicted {
+        return Attempted::without_a_run(Outcome::Failed(journal::host_crash()));
     }
     let event = match decode::event(delivery) {
         Ok(event) => event,
@@ -65,8 +74,15 @@ async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> A
         Ok(admitted) => admitted,
         Err(refusal) => return Attempted::without_a_run(Outcome::Refused(refusal)),
     };
+    let passed = match lane.pass() {
+        Ok(passed) => passed,
+        Err(refusal) => return Attempted::without_a_run(Outcome::Refused(refusal)),
+    };
+    let noted = lane.host.journal.as_ref().and_then(|journal| journal.note(&lane.suspect(&delivery.receipt)));
     let report = invoke::call(lane, &admitted, history.next()).await;
+    drop(noted);
     let outcome = release::outputs(lane, &admitted, &delivery.receipt, history.next(), report.ran).await;
+    passed.ended(&outcome);
     Attempted { outcome: with_evidence(outcome, report.logs, report.used), used: Some(report.used) }
 }
 

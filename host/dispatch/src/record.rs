@@ -4,6 +4,7 @@
 //! never logged. Handles are looked up once per binding, not per event.
 
 use crate::{
+    gate_metrics::GateMetrics,
     history::{self, History},
     lane::Lane,
     settle::Settled,
@@ -43,6 +44,7 @@ pub struct Recorder {
     trouble: Family<ReasonLabels, Counter>,
     held: Family<PluginLabels, Gauge>,
     duration: HistogramFamily,
+    gates: GateMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -118,6 +120,7 @@ impl Recorder {
             trouble: Family::default(),
             held: Family::default(),
             duration: Family::new_with_constructor(duration_histogram),
+            gates: GateMetrics::new(registry),
         };
         registry.register(
             "busway_events_received",
@@ -185,6 +188,11 @@ impl Recorder {
 
     fn dropped(&self, reason: &'static str) -> Counter {
         self.history_dropped.get_or_create_owned(&DroppedLabels { reason })
+    }
+
+    /// Those of breakers and pauses.
+    pub(crate) fn gates(&self) -> &GateMetrics {
+        &self.gates
     }
 
     pub(crate) fn lane(&self, binding: &Binding) -> LaneRecorder {
@@ -264,7 +272,7 @@ impl LaneRecorder {
         }
     }
 
-    fn refused(&self, refusal: &Refusal) {
+    pub(crate) fn refused(&self, refusal: &Refusal) {
         let labels = ClassLabels { plugin: self.plugin.clone(), class: refusal.code() };
         self.refusals.get_or_create(&labels).inc();
     }
@@ -342,6 +350,10 @@ pub(crate) fn settled(lane: &Lane, delivery: &Delivery, ended: &Ended<'_>) {
         }
         Outcome::Refused(refusal) => {
             record.refused(refusal);
+            // Told once, by whoever paused it.
+            if matches!(refusal, Refusal::Paused(_)) {
+                return;
+            }
             info!(%plugin, %id, refusal = refusal.code(), why = ?refusal, "not counted as an attempt");
         }
     }

@@ -109,9 +109,11 @@ async fn dead_letter(
         Ok(stored) => stored,
         Err(why) => {
             record::dead_letter_refused(lane, receipt, &why);
+            lane.gate.letter_refused();
             return put_back(lane, receipt, DEAD_LETTER_REFUSED_WAIT).await;
         }
     };
+    lane.gate.letter_stored();
     record::dead_lettered(lane, receipt, failure, &history);
     send::failure(lane, delivery, failure, history.failed_runs()).await;
     let reason = format!("dead-lettered:{}", failure.class);

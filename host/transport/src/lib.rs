@@ -6,8 +6,9 @@
 pub mod nats;
 
 pub use nats::{
-    Auth, ClientCertificate, ConnectError, ConsumerSettings, DeadLetters, Durability, Embedded,
-    EmbeddedError, Ensured, Handshake, HistorySettings, KeptError, KeptMessage, KeptReader, KeptStream,
-    LetterFilter, Nats, NatsConfig, NatsPublish, NatsRequest, NatsSettle, NatsSource, OneMessage,
-    OpenBinding, OpenError, OwnStreams, Published, Secret, SourceStatus, StreamSpec, Tls, TopologyError,
+    Auth, ClientCertificate, ConnectError, ConsumerSettings, ConsumerState, DeadLetters, Durability,
+    Embedded, EmbeddedError, Ensured, Handshake, HistorySettings, KeptError, KeptMessage, KeptReader,
+    KeptStream, LetterFilter, Nats, NatsConfig, NatsPublish, NatsRequest, NatsSettle, NatsSource, OneMessage,
+    OpenBinding, OpenError, OwnStreams, PauseError, Published, Secret, ServerPause, SourceStatus, StreamSpec,
+    Tls, TopologyError,
 };

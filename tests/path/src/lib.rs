@@ -23,7 +23,8 @@ pub struct TestHost {
     pub broker: MemoryBroker,
     /// Its handler.
     pub handler: Arc<ScriptedHandler>,
-    lane: Arc<Lane>,
+    /// Its one binding at work.
+    pub lane: Arc<Lane>,
     supervisor: Supervisor,
     registry: Registry,
     history: Mutex<mpsc::Receiver<HistoryEntry>>,
@@ -48,11 +49,32 @@ impl TestHost {
     ) -> Self {
         let mut binding = binding();
         change(&mut binding);
+        Self::start_as(binding, Host::new("h1", 64), broker, steps)
+    }
+
+    /// The same with a binding and a host of the test's own.
+    pub fn start_as(
+        binding: Binding,
+        host: Host,
+        broker: MemoryBroker,
+        steps: impl IntoIterator<Item = Step>,
+    ) -> Self {
+        Self::start_version(b"plugin", binding, host, broker, steps)
+    }
+
+    /// The same with a plugin of these bytes.
+    pub fn start_version(
+        plugin: &[u8],
+        binding: Binding,
+        host: Host,
+        broker: MemoryBroker,
+        steps: impl IntoIterator<Item = Step>,
+    ) -> Self {
         let handler = Arc::new(ScriptedHandler::new(steps));
         let mut registry = Registry::default();
         let parts = LaneParts {
             binding,
-            digest: Digest::of(b"plugin"),
+            digest: Digest::of(plugin),
             handler: Arc::clone(&handler) as _,
             settle: Arc::new(broker.clone()),
             publish: Arc::new(broker.clone()),
@@ -60,7 +82,7 @@ impl TestHost {
         };
         let recorder = Recorder::new(&mut registry);
         let (history, told) = recorder.history();
-        let host = Host { history: Some(history), ..Host::new("h1", 64) };
+        let host = Host { history: Some(history), ..host };
         let lane = Lane::new(parts, host, &recorder);
         let supervisor = Supervisor::new(Handle::current(), Handle::current());
         Intake::start(Arc::clone(&lane), broker.source(), &supervisor);
@@ -104,7 +126,8 @@ impl TestHost {
     }
 }
 
-fn binding() -> Binding {
+/// Plugin `p` on the one stream: 2 events at once, 3 attempts, 1 s between them, no jitter.
+pub fn binding() -> Binding {
     let subscription = Subscription::Stream { stream: STREAM.to_owned(), filters: Vec::new() };
     let backoff = Backoff::Fixed(Duration::from_secs(1));
     Binding {

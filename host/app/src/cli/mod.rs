@@ -10,6 +10,7 @@ mod explain;
 mod inspect;
 mod invoke;
 mod new;
+mod plugin;
 mod print;
 mod publish;
 mod toolchain;
@@ -42,6 +43,7 @@ enum Command {
     Invoke(invoke::InvokeArgs),
     Publish(publish::PublishArgs),
     Dlq(dlq::DlqArgs),
+    Plugin(plugin::PluginArgs),
     Doctor(doctor::DoctorArgs),
     Verify(verify::VerifyArgs),
     Explain(explain::ExplainArgs),
@@ -84,6 +86,7 @@ impl Cli {
             Command::Invoke(args) => invoke::run(&args),
             Command::Publish(args) => publish::run(&args),
             Command::Dlq(args) => dlq::run(&args),
+            Command::Plugin(args) => plugin::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Explain(args) => explain::run(&args),

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`config`], [`connect`] and what they need make the four connections; [`topology`] and
 //! [`own_streams`] make the streams,
-//! [`consumer`] a binding's durable consumer, from its [`checkpoint`] if need be; [`opening`], [`pull`] and [`source`] bring its events, [`delivery`] turns
+//! [`consumer`] a binding's durable consumer, from its [`checkpoint`] if need be; [`opening`], [`pull`] and [`source`] bring its events, [`pause`] holds them back, [`delivery`] turns
 //! messages into them, [`malformed`] finds those that can't be received; [`settle`], [`attempts`] and [`seen`] end them,
 //! [`publish`], [`batch`], [`captures`] and [`dead_letters`] store what comes of them, [`kept`]
 //! reads it back for an audit, [`history`] and [`whereabouts`] tell of one event. [`plain`] is all of that for subjects that no
@@ -21,6 +21,7 @@ mod own_streams;
 mod topology;
 
 mod opening;
+mod pause;
 mod pull;
 mod source;
 
@@ -63,6 +64,7 @@ pub use own_streams::{
     ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, HISTORY_STREAM, HistorySettings, OwnStreams,
     PAYLOADS_BUCKET,
 };
+pub use pause::{ConsumerState, PauseError, ServerPause};
 pub use plain::NatsRequest;
 pub use publish::{Durability, NatsPublish, OneMessage, Published};
 pub use refusal::ConnectError;

@@ -298,7 +298,9 @@ impl Open {
             warn!(consumer = %shared.spec.durable, %changes, "somebody changed the consumer; changing it back");
             return Step::Reopen(Reason::Consumer);
         }
-        let could_come = info.num_pending > 0 && info.num_ack_pending < shared.spec.max_ack_pending();
+        // A consumer that is paused gives nothing, and that is as it should be.
+        let could_come =
+            !info.paused && info.num_pending > 0 && info.num_ack_pending < shared.spec.max_ack_pending();
         if could_come && self.account.is_waiting() && self.quiet_seconds >= STALL_SECONDS {
             shared.counters.stalled.fetch_add(1, Ordering::Relaxed);
             warn!(consumer = %shared.spec.durable, pending = info.num_pending, "nothing comes although there is something");
