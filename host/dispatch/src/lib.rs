@@ -27,5 +27,6 @@ mod supervise;
 pub use history::History;
 pub use intake::Intake;
 pub use lane::{Host, Lane, LaneParts};
+pub use lease::SETTLED_MAX;
 pub use record::Recorder;
 pub use supervise::{Drained, Supervisor};
