@@ -9,6 +9,7 @@ mod guests;
 mod nightly;
 mod repository;
 mod setup;
+mod sim;
 mod step;
 mod test;
 mod tidy;
@@ -24,6 +25,8 @@ const USAGE: &str = "cargo xtask <command>
   build-guests  build every plugin of this repository into target/guests
   demo          set up, then send recorded webhooks through two plugins and account for every one
                 [--keep] leaves the host running, [--sabotage drop-one] removes one event and must fail
+  sim           play the event's path under faults that a seed chooses; exit code 1 where a promise is broken
+                [--seeds N] [--from SEED], [--seed SEED] replays one with its history, [--plant NAME] makes a mistake
   test          set up, then check and test everything (what CI runs)
   tidy          check the rules of the house: dependency edges, sizes, heads
   nightly       test, then the property tests for much longer
@@ -45,6 +48,7 @@ fn run(arguments: Vec<String>) -> anyhow::Result<()> {
         ["setup"] => setup::run(&repository),
         ["build-guests"] => setup::run(&repository).and_then(|()| guests::build(&repository)),
         ["demo", arguments @ ..] => demo::run(&repository, arguments),
+        ["sim", arguments @ ..] => sim::run(&repository, arguments),
         ["test"] => test::run(&repository),
         ["tidy"] => tidy::run(&repository),
         ["nightly"] => nightly::run(&repository),

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: what CI runs, on a fresh clone as on an old one.
 //!
 //! The order: what is found in a moment (format, the house's rules); the build; clippy; what the tests need (tools,
-//! plugins); the tests. They get three variables: `BUSWAY_BIN` (the program), `BUSWAY_GUESTS` (the folder of built
+//! plugins); ten thousand seeds of the simulator; the tests. They get three variables: `BUSWAY_BIN` (the program), `BUSWAY_GUESTS` (the folder of built
 //! plugins) and `NATS_SERVER` (the broker).
 //!
 //! The build is of the whole workspace with its tests, although `setup` needs only `busway`: which features a
@@ -9,7 +9,10 @@
 
 use std::time::Instant;
 
-use crate::{guests, repository::Repository, setup, step, tidy};
+use crate::{guests, repository::Repository, setup, sim, step, tidy};
+
+/// Seeds that the simulator plays.
+const SEEDS: &str = "10000";
 
 /// Runs everything; the first failure ends it.
 ///
@@ -24,10 +27,11 @@ pub fn run(repository: &Repository) -> anyhow::Result<()> {
     step::timed("clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     step::timed("tools", || setup::with_busway(repository))?;
     step::timed("guests", || guests::build(repository))?;
+    step::timed("simulator", || sim::seeds(repository, &["--seeds", SEEDS]))?;
     step::timed("documentation tests", || cargo(&["test", "--quiet", "--workspace", "--doc"]))?;
     step::timed("tests", || tests(repository))?;
     eprintln!(
-        "xtask: format, tidy, build, clippy, tools, guests, documentation tests and tests passed in {}",
+        "xtask: format, tidy, build, clippy, tools, guests, simulator, documentation tests and tests passed in {}",
         step::seconds(start.elapsed())
     );
     Ok(())

@@ -19,7 +19,7 @@ use crate::{
 };
 use anyhow::Context as _;
 use busway_core::{Binding, PluginName, binding::Subscription};
-use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Pause, Recorder, Supervisor};
+use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Pause, Recorder, SETTLED_MAX, Supervisor};
 use busway_transport::{
     ConsumerSettings, Ensured, Nats, NatsConfig, OwnStreams, SourceStatus, StreamSpec,
     nats::{
@@ -224,6 +224,7 @@ async fn open(
         settle: opened.settle,
         publish: Arc::new(running.nats.publisher()),
         ack_wait,
+        settled_max: SETTLED_MAX,
     };
     let source = opened.source;
     #[cfg(feature = "failpoints")]

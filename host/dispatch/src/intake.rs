@@ -10,7 +10,7 @@ use crate::{
     history,
     lane::Lane,
     lease::Claim,
-    pipeline,
+    pipeline, record,
     settle::{self, SHUTDOWN_WAIT},
     supervise::Supervisor,
 };
@@ -82,6 +82,7 @@ impl Intake {
             }
             let room = self.room(flow, queue.len());
             let delivery = tokio::select! {
+                biased;
                 () = draining.cancelled() => break,
                 () = watch.changed(flow) => continue,
                 // A worker that takes one before this waits is not missed: the notification is kept.
@@ -95,11 +96,13 @@ impl Intake {
             self.take(delivery, flow, &queue).await;
         }
         queue.close();
+        // What was on its way may be a copy of what still runs or is settled: only what is neither is given back.
         for delivery in source.close().await {
-            self.put_back(&delivery.receipt).await;
+            let flow = watch.flow();
+            self.take(delivery, flow, &queue).await;
         }
         while let Ok(delivery) = self.queue.recv().await {
-            self.put_back(&delivery.receipt).await;
+            self.give_back(&delivery.receipt).await;
         }
     }
 
@@ -132,7 +135,7 @@ impl Intake {
 
     async fn put_back_paused(&self, receipt: &Receipt) {
         self.lane.record.refused(&Refusal::Paused(String::new()));
-        self.put_back(receipt).await;
+        self.give_back(receipt).await;
     }
 
     async fn take(&self, delivery: Delivery, flow: Flow, queue: &async_channel::Sender<Delivery>) {
@@ -142,7 +145,7 @@ impl Intake {
                 self.pace.queued(delivery.content.payload().len() as u64);
                 self.lane.record.held(self.lane.leases.held());
                 if let Err(async_channel::SendError(delivery)) = queue.send(delivery).await {
-                    self.put_back(&delivery.receipt).await;
+                    self.give_back(&delivery.receipt).await;
                 }
             }
             Claim::AlreadyHeld => self.lane.record.copy_dropped(),
@@ -159,7 +162,7 @@ impl Intake {
         while let Ok(delivery) = self.queue.recv().await {
             self.pace.dequeued(delivery.content.payload().len() as u64);
             if self.lane.host.draining.is_cancelled() {
-                self.put_back(&delivery.receipt).await;
+                self.give_back(&delivery.receipt).await;
                 continue;
             }
             let slot = self.lane.host.slots.acquire(self.lane.standing(&delivery.receipt)).await;
@@ -170,15 +173,17 @@ impl Intake {
             if path.catch_unwind().await.is_err() {
                 error!(plugin = %self.lane.binding.plugin, event = %delivery.receipt.event_id, "a fault in the host; the event is put back");
                 self.lane.record.host_fault();
-                self.put_back(&delivery.receipt).await;
+                settle::put_back(&self.lane, &delivery.receipt, SHUTDOWN_WAIT).await;
                 history::host_fault(&self.lane, &delivery, started.elapsed(), SHUTDOWN_WAIT);
             }
             self.pace.ran(started.elapsed());
         }
     }
 
-    async fn put_back(&self, receipt: &Receipt) {
+    /// Gives back what was not begun.
+    async fn give_back(&self, receipt: &Receipt) {
         settle::put_back(&self.lane, receipt, SHUTDOWN_WAIT).await;
+        record::given_back(&self.lane);
     }
 
     /// Tells the broker of everything held, queued and running alike, well before its patience ends. Goes on while the

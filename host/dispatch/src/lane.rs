@@ -58,6 +58,10 @@ pub struct LaneParts {
     pub publish: Arc<dyn Publish>,
     /// How long the broker waits for word of a delivery before it gives it to another host.
     pub ack_wait: Duration,
+    /// Settled events that are remembered, so that a copy of one is settled without another run. Default [`SETTLED_MAX`].
+    ///
+    /// [`SETTLED_MAX`]: crate::SETTLED_MAX
+    pub settled_max: usize,
 }
 
 /// One binding at work.
@@ -84,7 +88,7 @@ pub struct Lane {
 impl Lane {
     /// A lane of this host.
     pub fn new(parts: LaneParts, host: Host, recorder: &Recorder) -> Arc<Self> {
-        let LaneParts { binding, digest, handler, settle, publish, ack_wait } = parts;
+        let LaneParts { binding, digest, handler, settle, publish, ack_wait, settled_max } = parts;
         let record = recorder.lane(&binding);
         let runner = Arc::new(Runner {
             plugin: binding.plugin.clone(),
@@ -96,7 +100,7 @@ impl Lane {
         let (pause, durable) = (watch::Sender::new(None), binding.durable());
         let intake_ended = CancellationToken::new();
         Arc::new(Self {
-            leases: Leases::new(ack_wait),
+            leases: Leases::new(ack_wait, settled_max),
             binding,
             digest,
             handler,

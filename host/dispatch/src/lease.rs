@@ -8,14 +8,14 @@
 
 use busway_core::Receipt;
 use std::{
-    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
+    collections::{BTreeMap, HashSet, VecDeque, btree_map::Entry},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{sync::Notify, time::Instant};
 
-/// Settled events that are remembered per binding.
-const DONE_MAX: usize = 16_384;
+/// Settled events that are remembered per binding, unless told otherwise.
+pub const SETTLED_MAX: usize = 16_384;
 
 /// What a delivery is to this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub(crate) enum Claim {
 #[derive(Debug)]
 pub(crate) struct Leases {
     ack_wait: Duration,
+    settled_max: usize,
     // Guards plain data; never held across an await.
     inner: Mutex<Inner>,
     changed: Notify,
@@ -39,9 +40,17 @@ pub(crate) struct Leases {
 
 #[derive(Debug, Default)]
 struct Inner {
-    held: HashMap<u64, Lease>,
-    done: HashSet<u64>,
-    done_order: VecDeque<u64>,
+    // In the order of the stream, so that progress is reported and events are given back in that order too.
+    held: BTreeMap<u64, Lease>,
+    done: Memory,
+    given_back: Memory,
+}
+
+/// The sequences that were remembered most lately.
+#[derive(Debug, Default)]
+struct Memory {
+    known: HashSet<u64>,
+    order: VecDeque<u64>,
 }
 
 #[derive(Debug)]
@@ -52,8 +61,8 @@ struct Lease {
 }
 
 impl Leases {
-    pub(crate) fn new(ack_wait: Duration) -> Self {
-        Self { ack_wait, inner: Mutex::default(), changed: Notify::new() }
+    pub(crate) fn new(ack_wait: Duration, settled_max: usize) -> Self {
+        Self { ack_wait, settled_max, inner: Mutex::default(), changed: Notify::new() }
     }
 
     /// How long the broker waits for word of a delivery.
@@ -70,7 +79,7 @@ impl Leases {
     pub(crate) fn claim(&self, receipt: &Receipt) -> Claim {
         let Some(sequence) = sequence(receipt) else { return Claim::Held };
         let mut inner = self.lock();
-        if inner.done.contains(&sequence) {
+        if inner.done.known.contains(&sequence) {
             return Claim::AlreadyDone;
         }
         match inner.held.entry(sequence) {
@@ -90,16 +99,28 @@ impl Leases {
     /// Whether the broker still leaves the event to this host.
     pub(crate) fn is_valid(&self, receipt: &Receipt) -> bool {
         let Some(sequence) = sequence(receipt) else { return true };
-        let lost_after = self.ack_wait.mul_f64(0.9);
+        let lost_after = self.lost_after();
         self.lock().held.get(&sequence).is_some_and(|lease| lease.confirmed.elapsed() < lost_after)
+    }
+
+    fn lost_after(&self) -> Duration {
+        self.ack_wait.mul_f64(0.9)
     }
 
     /// Gives an event back to the broker's care: it was put back, or could not be settled.
     pub(crate) fn release(&self, receipt: &Receipt) {
         if let Some(sequence) = sequence(receipt) {
-            self.lock().held.remove(&sequence);
+            let mut inner = self.lock();
+            inner.held.remove(&sequence);
+            inner.given_back.remember(sequence, self.settled_max);
+            drop(inner);
             self.changed.notify_waiters();
         }
+    }
+
+    /// Whether this host gave the event back before: a delivery that the broker calls the first one is not, then.
+    pub(crate) fn was_given_back(&self, receipt: &Receipt) -> bool {
+        sequence(receipt).is_some_and(|sequence| self.lock().given_back.known.contains(&sequence))
     }
 
     /// Remembers an event as settled for good.
@@ -107,14 +128,7 @@ impl Leases {
         let Some(sequence) = sequence(receipt) else { return };
         let mut inner = self.lock();
         inner.held.remove(&sequence);
-        if inner.done.insert(sequence) {
-            inner.done_order.push_back(sequence);
-        }
-        if inner.done_order.len() > DONE_MAX
-            && let Some(oldest) = inner.done_order.pop_front()
-        {
-            inner.done.remove(&oldest);
-        }
+        inner.done.remember(sequence, self.settled_max);
         drop(inner);
         self.changed.notify_waiters();
     }
@@ -134,10 +148,12 @@ impl Leases {
 
     /// The receipts for which progress is due; they count as asked from now on.
     pub(crate) fn due(&self) -> Vec<Receipt> {
-        let due_after = self.ack_wait / 3;
+        let (due_after, lost_after) = (self.ack_wait / 3, self.lost_after());
         let now = Instant::now();
         let mut inner = self.lock();
-        let due = inner.held.values_mut().filter(|lease| now - lease.asked >= due_after);
+        let due = inner.held.values_mut().filter(|lease| {
+            now - lease.asked >= due_after && now.saturating_duration_since(lease.confirmed) < lost_after
+        });
         due.map(|lease| {
             lease.asked = now;
             lease.receipt.clone()
@@ -145,10 +161,13 @@ impl Leases {
         .collect()
     }
 
-    /// The broker confirmed progress that was asked at this time.
+    /// The broker confirmed progress that was asked at this time. It confirms whoever asks: a lease that was lost by then
+    /// stays lost, since another host may have the event.
     pub(crate) fn confirm(&self, receipt: &Receipt, asked: Instant) {
+        let lost_after = self.lost_after();
         if let Some(sequence) = sequence(receipt)
             && let Some(lease) = self.lock().held.get_mut(&sequence)
+            && asked.saturating_duration_since(lease.confirmed) < lost_after
         {
             lease.confirmed = lease.confirmed.max(asked);
         }
@@ -160,13 +179,26 @@ impl Leases {
     }
 
     /// Everything that is held, for the end of a shutdown.
-    pub(crate) fn take_all(&self) -> Vec<Receipt> {
-        self.lock().held.drain().map(|(_, lease)| lease.receipt).collect()
+    pub(crate) fn all(&self) -> Vec<Receipt> {
+        self.lock().held.values().map(|lease| lease.receipt.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change under the lock is a whole one, so a panic elsewhere leaves nothing half-done.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    fn remember(&mut self, sequence: u64, most: usize) {
+        if self.known.insert(sequence) {
+            self.order.push_back(sequence);
+        }
+        if self.order.len() > most
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
     }
 }
 
@@ -179,7 +211,7 @@ mod tests {
     use super::*;
 
     fn leases() -> Leases {
-        Leases::new(Duration::from_secs(30))
+        Leases::new(Duration::from_secs(30), 3)
     }
 
     #[test]
@@ -202,7 +234,7 @@ mod tests {
     #[test]
     fn the_memory_of_settled_events_is_bounded() {
         let leases = leases();
-        for sequence in 0..=DONE_MAX as u64 {
+        for sequence in 0..=3 {
             leases.done(&Receipt::for_test("S", sequence));
         }
         assert_eq!(leases.claim(&Receipt::for_test("S", 0)), Claim::Held);
@@ -221,5 +253,8 @@ mod tests {
         assert!(leases.is_valid(&receipt));
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(!leases.is_valid(&receipt));
+        leases.confirm(&receipt, Instant::now());
+        assert!(!leases.is_valid(&receipt), "another host may have it, whatever the broker says to this one");
+        assert_eq!(leases.due().len(), 0);
     }
 }

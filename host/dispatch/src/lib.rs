@@ -35,5 +35,6 @@ pub use history::History;
 pub use intake::Intake;
 pub use journal::{Convicted, Journal, JournalError, Opened};
 pub use lane::{Host, Lane, LaneParts};
+pub use lease::SETTLED_MAX;
 pub use record::Recorder;
 pub use supervise::{Drained, Supervisor};

@@ -19,7 +19,8 @@ pub(crate) async fn process(lane: &Lane, delivery: &Delivery, slot: Slot) {
         Ok(history) => attempt(lane, delivery, history).await,
         Err(refusal) => Attempted::without_a_run(Outcome::Refused(refusal.clone())),
     };
-    let history = history.unwrap_or_default();
+    let (history, outcome) = recorded_before(lane, delivery, history.unwrap_or_default(), outcome).await;
+    let outcome = unless_lost(lane, delivery, outcome);
     let attempt = history.current();
     let verdict = verdict(lane, delivery, &history, &outcome);
     let settled = settle::apply(lane, delivery, history, &outcome, verdict).await;
@@ -47,11 +48,44 @@ impl Attempted {
 /// The failed runs so far. An event that the broker gives for the first time has none, so nothing is asked for it; one
 /// that came back from a long wait or from the dead letters may have.
 async fn history(lane: &Lane, delivery: &Delivery) -> Result<AttemptRecord, Refusal> {
-    if delivery.receipt.delivered <= 1 && delivery.receipt.returned.is_none() {
-        return Ok(AttemptRecord::default());
-    }
+    if is_first(lane, delivery) { Ok(AttemptRecord::default()) } else { recorded(lane, delivery).await }
+}
+
+fn is_first(lane: &Lane, delivery: &Delivery) -> bool {
+    let receipt = &delivery.receipt;
+    receipt.delivered <= 1 && receipt.returned.is_none() && !lane.leases.was_given_back(receipt)
+}
+
+async fn recorded(lane: &Lane, delivery: &Delivery) -> Result<AttemptRecord, Refusal> {
     let attempts = lane.settle.attempts(&delivery.receipt).await;
     attempts.map_err(|why| Refusal::BrokerTrouble(format!("the attempts so far could not be read: {why}")))
+}
+
+/// No record is written that was not read: a broker that lost its leader or was killed forgets how often it gave an
+/// event, and the first delivery by its count may come after failed runs. Only failures pay for this.
+async fn recorded_before(
+    lane: &Lane,
+    delivery: &Delivery,
+    history: AttemptRecord,
+    outcome: Outcome,
+) -> (AttemptRecord, Outcome) {
+    if !matches!(outcome, Outcome::Failed(_)) || !is_first(lane, delivery) {
+        return (history, outcome);
+    }
+    match recorded(lane, delivery).await {
+        Ok(history) => (history, outcome),
+        Err(refusal) => (history, Outcome::Refused(refusal)),
+    }
+}
+
+/// What did not end well after the broker may have given the event to another host is nothing at all: a record or a
+/// put-back of this host would count against the other one's run, or take the event from it.
+fn unless_lost(lane: &Lane, delivery: &Delivery, outcome: Outcome) -> Outcome {
+    let is_lost = !lane.leases.is_valid(&delivery.receipt);
+    match outcome {
+        Outcome::Failed(_) | Outcome::Refused(_) if is_lost => Outcome::Refused(Refusal::LeaseLost),
+        outcome => outcome,
+    }
 }
 
 /// One attempt: decode, admit, invoke, release. What has been decided before is not run again: an event whose last run was

@@ -84,6 +84,7 @@ pub(crate) struct LaneRecorder {
     retried: Counter,
     dead_lettered: Counter,
     put_back: Counter,
+    given_back: Counter,
     left_to_broker: Counter,
     failures: [Counter; FailureClass::ALL.len()],
     refusals: Family<ClassLabels, Counter>,
@@ -214,6 +215,7 @@ impl Recorder {
             retried: settled("retry"),
             dead_lettered: settled("dead-letter"),
             put_back: settled("put-back"),
+            given_back: settled("given-back"),
             left_to_broker: settled("left-to-broker"),
             failures: FailureClass::ALL.map(failed),
             refusals: self.refusals.clone(),
@@ -358,6 +360,11 @@ pub(crate) fn settled(lane: &Lane, delivery: &Delivery, ended: &Ended<'_>) {
         }
     }
     history::settled(lane, delivery, ended);
+}
+
+/// A host that ends gave an event up that it had not begun or not finished.
+pub(crate) fn given_back(lane: &Lane) {
+    lane.record.given_back.inc();
 }
 
 /// A dead letter is stored.

@@ -63,8 +63,13 @@ pub(crate) async fn apply(
     }
 }
 
-/// Gives an event back to the broker.
+/// Gives an event back to the broker. One whose lease is lost is left alone: another host may have it by now, and word of
+/// this host's would take it from there.
 pub(crate) async fn put_back(lane: &Lane, receipt: &Receipt, after: Duration) -> Settled {
+    if !lane.leases.is_valid(receipt) {
+        lane.leases.release(receipt);
+        return Settled::LeftToBroker;
+    }
     let answer = lane.settle.put_back(receipt, after).await;
     lane.leases.release(receipt);
     match answer {

@@ -6,7 +6,8 @@
 //! Shutting down has two acts. First intake stops and what runs may finish; at the deadline what still runs is dropped
 //! and given back to the broker, and the caller is told how many that were.
 
-use crate::{lane::Lane, settle};
+use crate::{lane::Lane, record, settle};
+use busway_core::Receipt;
 use futures_util::future::join_all;
 use std::{future::Future, sync::Arc, time::Duration};
 use tokio::{runtime::Handle, time::timeout};
@@ -86,13 +87,18 @@ impl Supervisor {
         let abandoned = lanes.iter().map(|lane| lane.unsettled()).sum();
         for lane in lanes {
             warn!(plugin = %lane.binding.plugin, events = lane.unsettled(), "still running at the deadline; given back to the broker");
-            let held = lane.leases.take_all();
-            let give_back =
-                join_all(held.iter().map(|receipt| settle::put_back(lane, receipt, settle::SHUTDOWN_WAIT)));
-            if timeout(GIVE_BACK_TIMEOUT, give_back).await.is_err() {
-                warn!(plugin = %lane.binding.plugin, "the broker did not confirm in time; it will give the events again by itself");
-            }
+            let held = lane.leases.all();
+            join_all(held.iter().map(|receipt| give_back(lane, receipt))).await;
         }
         Drained::Abandoned(abandoned)
     }
+}
+
+/// Gives an event back that was cut off. The broker gives one again by itself that it does not hear of in time.
+async fn give_back(lane: &Lane, receipt: &Receipt) {
+    let put_back = settle::put_back(lane, receipt, settle::SHUTDOWN_WAIT);
+    if timeout(GIVE_BACK_TIMEOUT, put_back).await.is_err() {
+        warn!(plugin = %lane.binding.plugin, id = %receipt.event_id, "the broker did not take it back in time; it will give the event again by itself");
+    }
+    record::given_back(lane);
 }

@@ -2,7 +2,7 @@
 #![expect(clippy::expect_used, reason = "test code: what can not be set up ends the test")]
 
 use busway_core::{Backoff, Binding, Digest, HistoryEntry, Limits, RetryPolicy, binding::Subscription};
-use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
+use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, SETTLED_MAX, Supervisor};
 use busway_testkit::{
     memory::{MemoryBroker, STREAM},
     scripted::{ScriptedHandler, Step},
@@ -79,6 +79,7 @@ impl TestHost {
             settle: Arc::new(broker.clone()),
             publish: Arc::new(broker.clone()),
             ack_wait: ACK_WAIT,
+            settled_max: SETTLED_MAX,
         };
         let recorder = Recorder::new(&mut registry);
         let (history, told) = recorder.history();

@@ -19,7 +19,7 @@ const KEPT: &[Kept] = &[
     Kept { what: "wasmtime*", only_in: &["host/engine"], why: "only the engine knows the sandbox" },
     Kept {
         what: "async-nats",
-        only_in: &["host/transport", "tests/e2e", "tests/demo", "tests/chaos"],
+        only_in: &["host/transport", "tests/e2e", "tests/demo", "tests/chaos", "tests/sim"],
         why: "only the transport knows the broker",
     },
     Kept {
@@ -50,6 +50,7 @@ fn allowed(folder: &str) -> Option<&'static [&'static str]> {
         "sdk/rust" => &["busway-sdk-macros"],
         "tests/kit" => &["busway-core", "busway-dispatch", "busway-transport"],
         "tests/path" => &["busway-core", "busway-dispatch", "busway-testkit"],
+        "tests/sim" => &["busway-core", "busway-dispatch", "busway-testkit"],
         "tests/sandbox" => &["busway-core", "busway-engine", "busway-testkit"],
         // For its guests, written by hand.
         "tests/e2e" => &["busway-sandbox-tests", "busway-testkit"],

@@ -1,0 +1,123 @@
+//! Where a life's deliveries come from: some late, some in another order, some twice, some never.
+
+use crate::{
+    history::What,
+    life::Life,
+    world::{World, event_id, position},
+};
+use busway_core::{Delivery, Receipt, Source, port::BoxFuture};
+use busway_testkit::simulated::Given;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// The source of one life.
+pub struct SimSource {
+    world: World,
+    life: Life,
+    on_the_way: Vec<(u64, Delivery)>,
+}
+
+impl SimSource {
+    /// The source of this life.
+    pub fn new(world: World, life: Life) -> Self {
+        Self { world, life, on_the_way: Vec::new() }
+    }
+
+    /// Asks the broker for what there is room for.
+    fn pull(&mut self, room: usize) {
+        let faults = &self.world.scenario().faults;
+        if self.world.is_within(&faults.leaderless) {
+            return;
+        }
+        let (now, calm) = (self.world.now_ms(), self.world.is_calm());
+        let mut room = room.saturating_sub(self.on_the_way.len());
+        while room > 0 {
+            let Some((delivery, mut chance)) = self.world.with(|state| {
+                let last = state.events.last();
+                let given = state.consumer.next(last, now)?;
+                let delivery = delivery(state.events.get(given.sequence)?, given);
+                Some((delivery, state.chance.fork(given.sequence)))
+            }) else {
+                return;
+            };
+            room -= 1;
+            if !calm && chance.permille(faults.lost_deliveries) {
+                continue;
+            }
+            let copies = if !calm && chance.permille(faults.duplicates) { 2 } else { 1 };
+            for _ in 0..copies {
+                let most = if !calm && chance.permille(faults.slow) { 2_000 } else { 5 };
+                self.on_the_way.push((now + chance.below(most), delivery.clone()));
+            }
+        }
+    }
+
+    /// What has arrived first, or when something will.
+    fn arrived(&mut self) -> Result<Delivery, Option<u64>> {
+        let earliest = self.on_the_way.iter().enumerate().min_by_key(|(_, (at, _))| *at);
+        let Some((index, at)) = earliest.map(|(index, (at, _))| (index, *at)) else { return Err(None) };
+        if at > self.world.now_ms() {
+            return Err(Some(at));
+        }
+        Ok(self.on_the_way.remove(index).1)
+    }
+
+    fn given(&self, delivery: Delivery) -> Delivery {
+        let event = self.world.with(|state| state.sequence(&delivery.receipt.event_id));
+        let delivered = delivery.receipt.delivered;
+        self.world.note(self.life.number(), What::Given { event, delivered });
+        delivery
+    }
+}
+
+impl Source for SimSource {
+    fn next(&mut self, room: usize) -> BoxFuture<'_, Option<Delivery>> {
+        Box::pin(async move {
+            loop {
+                self.life.breathe().await;
+                let world = self.world.clone();
+                let changed = world.changed();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                self.pull(room);
+                let arrival = match self.arrived() {
+                    Ok(delivery) => return Some(self.given(delivery)),
+                    Err(arrival) => arrival,
+                };
+                let now = world.now_ms();
+                let due = world.with(|state| state.consumer.due()).filter(|due| *due > now);
+                // A leader that is away is asked again.
+                let again = Some(now + 500).filter(|_| world.is_within(&world.scenario().faults.leaderless));
+                let next = [arrival, due, again].into_iter().flatten().min();
+                let wait = Duration::from_millis(next.unwrap_or(now).saturating_sub(now));
+                tokio::select! {
+                    biased;
+                    () = changed => {}
+                    () = sleep(wait), if next.is_some() => {}
+                }
+            }
+        })
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
+        Box::pin(async {
+            self.life.breathe().await;
+            let coming = std::mem::take(&mut self.on_the_way);
+            coming.into_iter().map(|(_, delivery)| self.given(delivery)).collect()
+        })
+    }
+}
+
+fn delivery(stored: &crate::world::Stored, given: Given) -> Delivery {
+    let receipt = Receipt {
+        event_id: event_id(given.sequence),
+        position: Some(position(given.sequence)),
+        delivered: given.delivered,
+        published_at_ms: Some(stored.at_ms),
+        held_as: Some(given.sequence),
+        returned: None,
+        reply_to: None,
+        token: String::new(),
+    };
+    Delivery { content: stored.content.clone(), receipt }
+}
