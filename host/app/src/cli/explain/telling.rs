@@ -20,6 +20,9 @@ fn with_records(plugin: &PluginStory, last: &HistoryEntry) -> String {
     let attempt = last.attempt.0;
     let times = if attempt == 1 { "once".to_owned() } else { format!("{attempt} times") };
     match last.disposition {
+        Disposition::Done if last.duplicate_of.is_some() => {
+            "not run: it repeats an event that was handled".to_owned()
+        }
         Disposition::Done if attempt <= 1 => "done".to_owned(),
         Disposition::Done => format!("done at attempt {attempt}"),
         Disposition::DeadLettered { letter } => format!("failed {times}, dead letter {letter}"),
@@ -92,7 +95,10 @@ pub fn ending(entry: &HistoryEntry) -> String {
         Some(cause) => format!("{}, ", because(cause)),
     };
     match entry.disposition {
-        Disposition::Done => "done".to_owned(),
+        Disposition::Done => match &entry.duplicate_of {
+            Some(other) => format!("not run: it has the same key as event {other}"),
+            None => "done".to_owned(),
+        },
         Disposition::DeadLettered { letter } => format!("{what}dead letter {letter}"),
         Disposition::Retried { wait, waits: Waits::InConsumer } => {
             format!("{what}tried again after {}", duration(wait))
