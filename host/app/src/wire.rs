@@ -169,12 +169,7 @@ async fn start(
 ) -> anyhow::Result<Running> {
     let nats = Arc::new(Nats::connect(settings).await.context("the broker can't be used")?);
     info!(server = nats.server_version(), "connected");
-    let own = OwnStreams {
-        dead_letter_bytes: config.dead_letters_max,
-        history: history_settings(config),
-        ..OwnStreams::default()
-    };
-    nats.ensure_own_streams(own).await?;
+    nats.ensure_own_streams(own_streams(config)).await?;
     for stream in &config.streams {
         if nats.ensure_stream(&spec(stream)).await? == Ensured::Created {
             info!(stream = stream.name.value, "stream made");
@@ -198,9 +193,11 @@ async fn start(
     Ok(running)
 }
 
-fn history_settings(config: &Config) -> HistorySettings {
+/// The streams of Busway's own as the configuration wants them.
+pub(crate) fn own_streams(config: &Config) -> OwnStreams {
     let config::checked::History { enabled, max_age, max_bytes } = config.history;
-    HistorySettings { enabled, max_age, max_bytes }
+    let history = HistorySettings { enabled, max_age, max_bytes };
+    OwnStreams { dead_letter_bytes: config.dead_letters_max, history, ..OwnStreams::default() }
 }
 
 async fn open(

@@ -53,6 +53,8 @@ pub struct HistoryEntry {
     pub outputs: Vec<Stored>,
     /// Whether they were stored as one atomic batch.
     pub atomic: bool,
+    /// The event that has the same key and was handled instead; none: this one was.
+    pub duplicate_of: Option<EventId>,
     /// Messages that were sent to whoever listens, and stored nowhere.
     pub sent: u32,
 }

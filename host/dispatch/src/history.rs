@@ -46,9 +46,10 @@ impl History {
 /// An event ended its path.
 pub(crate) fn settled(lane: &Lane, delivery: &Delivery, ended: &Ended<'_>) {
     let Some(history) = &lane.host.history else { return };
-    let (released, sent) = match ended.outcome {
-        Outcome::Done { released, core } => (released.clone(), *core),
-        Outcome::Duplicate { .. } | Outcome::Failed(_) | Outcome::Refused(_) => (Released::default(), 0),
+    let (released, sent, duplicate_of) = match ended.outcome {
+        Outcome::Done { released, core } => (released.clone(), *core, None),
+        Outcome::Duplicate { of } => (Released::default(), 0, Some(of.clone())),
+        Outcome::Failed(_) | Outcome::Refused(_) => (Released::default(), 0, None),
     };
     history.tell(HistoryEntry {
         attempt: ended.attempt,
@@ -56,6 +57,7 @@ pub(crate) fn settled(lane: &Lane, delivery: &Delivery, ended: &Ended<'_>) {
         cause: cause(ended.outcome),
         outputs: released.stored,
         atomic: released.atomic,
+        duplicate_of,
         sent: u32::try_from(sent).unwrap_or(u32::MAX),
         ..entry(lane, delivery, ended.took, disposition(ended.verdict, ended.settled))
     });
@@ -88,6 +90,7 @@ fn entry(lane: &Lane, delivery: &Delivery, took: Duration, disposition: Disposit
         disposition,
         outputs: Vec::new(),
         atomic: false,
+        duplicate_of: None,
         sent: 0,
     }
 }
@@ -112,13 +115,7 @@ fn disposition(verdict: Verdict, settled: Settled) -> Disposition {
 
 fn cause(outcome: &Outcome) -> Option<Cause> {
     match outcome {
-        Outcome::Done { .. } => None,
-        Outcome::Duplicate { of } => Some(Cause {
-            counts: Counts::Refused,
-            class: "duplicate".to_owned(),
-            code: String::new(),
-            reason: format!("its key is that of event {of}"),
-        }),
+        Outcome::Done { .. } | Outcome::Duplicate { .. } => None,
         Outcome::Failed(failure) => Some(Cause {
             counts: Counts::Failed,
             class: failure.class.code().to_owned(),
@@ -175,6 +172,7 @@ mod tests {
             disposition: Disposition::Done,
             outputs: Vec::new(),
             atomic: false,
+            duplicate_of: None,
             sent: 0,
         };
         for _ in 0..QUEUE_MAX + 8 {

@@ -56,6 +56,7 @@ fn success(runner: &Arc<Runner>, created: i128, sequence: u64) -> HistoryEntry {
         disposition: Disposition::Done,
         outputs: vec![Stored { stream: "OUT".into(), sequence, duplicate: false }],
         atomic: false,
+        duplicate_of: None,
         sent: 0,
     }
 }

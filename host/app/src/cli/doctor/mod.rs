@@ -14,7 +14,7 @@ use crate::{
     wire,
 };
 use busway_core::Binding;
-use busway_transport::{ConsumerSettings, Nats, OpenError, OwnStreams, nats::StreamFinding};
+use busway_transport::{ConsumerSettings, Nats, OpenError, nats::StreamFinding};
 use clap::Args;
 use findings::{Findings, Level};
 use serde_json::json;
@@ -132,7 +132,7 @@ async fn streams(config: &Config, nats: &Nats, findings: &mut Findings) {
 }
 
 async fn own_streams(config: &Config, nats: &Nats, findings: &mut Findings) {
-    let own = OwnStreams { dead_letter_bytes: config.dead_letters_max, ..OwnStreams::default() };
+    let own = crate::wire::own_streams(config);
     let found = match nats.find_own_streams(own).await {
         Ok(found) => found,
         Err(why) => return findings.add(Level::Failure, "own streams", format!("can't be asked for: {why}")),

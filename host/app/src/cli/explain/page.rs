@@ -220,6 +220,7 @@ pub fn attempt_json(entry: &HistoryEntry) -> Value {
         "used": used,
         "outputs": outputs.collect::<Vec<_>>(),
         "atomic": entry.atomic,
+        "duplicate_of": entry.duplicate_of.as_ref().map(|other| other.as_str()),
         "sent": entry.sent,
     })
 }

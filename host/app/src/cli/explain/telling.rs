@@ -20,6 +20,9 @@ fn with_records(plugin: &PluginStory, last: &HistoryEntry) -> String {
     let attempt = last.attempt.0;
     let times = if attempt == 1 { "once".to_owned() } else { format!("{attempt} times") };
     match last.disposition {
+        Disposition::Done if last.duplicate_of.is_some() => {
+            "not run: it repeats an event that was handled".to_owned()
+        }
         Disposition::Done if attempt <= 1 => "done".to_owned(),
         Disposition::Done => format!("done at attempt {attempt}"),
         Disposition::DeadLettered { letter } => format!("failed {times}, dead letter {letter}"),
@@ -92,7 +95,10 @@ pub fn ending(entry: &HistoryEntry) -> String {
         Some(cause) => format!("{}, ", because(cause)),
     };
     match entry.disposition {
-        Disposition::Done => "done".to_owned(),
+        Disposition::Done => match &entry.duplicate_of {
+            Some(other) => format!("not run: it has the same key as event {other}"),
+            None => "done".to_owned(),
+        },
         Disposition::DeadLettered { letter } => format!("{what}dead letter {letter}"),
         Disposition::Retried { wait, waits: Waits::InConsumer } => {
             format!("{what}tried again after {}", duration(wait))
@@ -208,7 +214,7 @@ mod tests {
     fn a_moment_is_written_as_a_date_and_a_time() {
         assert_eq!(utc(0), "1970-01-01 00:00:00.000 UTC");
         assert_eq!(utc(951_782_400_000), "2000-02-29 00:00:00.000 UTC");
-        assert_eq!(utc(1_790_230_470_084), "2026-09-24 05:34:30.084 UTC");
+        assert_eq!(utc(1_790_230_470_084), "2026-09-24 06:14:30.084 UTC");
         assert_eq!(utc(4_107_542_399_999), "2100-02-28 23:59:59.999 UTC");
     }
 

@@ -1,5 +1,5 @@
 //! Which records go into one message: failures alone and at once, successes with others of the same runner on the same
-//! shelf, at most [`BATCH_MAX`] of them and for at most [`BATCH_WAIT`].
+//! shelf, at most [`BATCH_MAX`] of them, about [`BATCH_BYTES_MAX`] bytes, and for at most [`BATCH_WAIT`].
 
 use busway_core::{
     HistoryEntry,
@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 /// Successes in one message.
 pub(super) const BATCH_MAX: usize = 256;
+/// About so many bytes are in one message: little for a broker, whatever subjects publishers think of.
+const BATCH_BYTES_MAX: usize = 64 << 10;
 /// How long a success waits for others.
 pub(super) const BATCH_WAIT: Duration = Duration::from_millis(100);
 
@@ -27,7 +29,7 @@ pub(super) struct Batches {
     open: HashMap<Key, Open>,
 }
 
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     runner: Arc<Runner>,
     /// The stream, its creation time and the shelf; none for events that no stream holds.
@@ -37,6 +39,7 @@ struct Key {
 #[derive(Debug)]
 struct Open {
     due: Instant,
+    bytes: usize,
     entries: Vec<HistoryEntry>,
 }
 
@@ -51,15 +54,17 @@ impl Batches {
             (Arc::clone(&position.stream), position.stream_created_ns, position.sequence / history::SHELF)
         });
         let key = Key { runner: Arc::clone(&entry.runner), shelf };
-        let open = self
-            .open
-            .entry(key)
-            .or_insert_with(|| Open { due: Instant::now() + BATCH_WAIT, entries: Vec::new() });
+        let open = self.open.entry(key.clone()).or_insert_with(|| Open {
+            due: Instant::now() + BATCH_WAIT,
+            bytes: 0,
+            entries: Vec::new(),
+        });
+        open.bytes += bytes(&entry);
         open.entries.push(entry);
-        if open.entries.len() < BATCH_MAX {
+        if open.entries.len() < BATCH_MAX && open.bytes < BATCH_BYTES_MAX {
             return None;
         }
-        batch(std::mem::take(&mut open.entries))
+        self.open.remove(&key).and_then(|open| batch(open.entries))
     }
 
     /// When the next batch has waited long enough.
@@ -77,6 +82,13 @@ impl Batches {
     pub(super) fn take_all(&mut self) -> Vec<Batch> {
         self.open.drain().filter_map(|(_, open)| batch(open.entries)).collect()
     }
+}
+
+/// About how much an entry adds to a message.
+fn bytes(entry: &HistoryEntry) -> usize {
+    const RECORD: usize = 100;
+    const OUTPUT: usize = 16;
+    RECORD + entry.subject.len() + entry.outputs.len() * OUTPUT
 }
 
 /// None where there is nothing to store.
@@ -116,8 +128,18 @@ mod tests {
         }
         let full = batches.push(success(255)).unwrap();
         assert_eq!((full.entries.len(), &*full.subject), (256, "busway.history.done.IN.17.0.p"));
+        assert_eq!(batches.due(), None);
         assert_eq!(batches.push(success(256)), None);
         assert_eq!(batches.take_all().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_full_with_long_subjects_long_before() {
+        let mut batches = Batches::default();
+        let long = |sequence| HistoryEntry { subject: "a".repeat(4_000), ..success(sequence) };
+        let full = (0..256).find_map(|sequence| batches.push(long(sequence))).unwrap();
+        assert_eq!(full.entries.len(), 16);
+        assert!(super::super::page::write(&full.entries).unwrap().len() < 128 << 10);
     }
 
     #[tokio::test(start_paused = true)]

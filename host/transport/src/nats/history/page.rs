@@ -63,6 +63,8 @@ struct Record {
     outputs: Vec<(usize, u64, u8)>,
     #[serde(default, skip_serializing_if = "is_default", rename = "a")]
     atomic: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "f")]
+    duplicate_of: Option<String>,
     #[serde(default, skip_serializing_if = "is_default", rename = "x")]
     sent: u32,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "g")]
@@ -212,6 +214,7 @@ fn record<'a>(entry: &'a HistoryEntry, from_ms: u64, names: &mut Names<'a>) -> R
             .map(|stored| (names.place(&stored.stream), stored.sequence, u8::from(stored.duplicate)))
             .collect(),
         atomic: entry.atomic,
+        duplicate_of: entry.duplicate_of.as_ref().map(ToString::to_string),
         sent: entry.sent,
         trace_id: entry.trace_id.clone(),
     }
@@ -261,7 +264,7 @@ impl Shared {
             sequence: run.sequence,
         });
         let event_id = match (&run.id, &position) {
-            (Some(id), _) => id.parse().map_err(|_| Unreadable::Nonsense("not an event's id"))?,
+            (Some(text), _) => id(text)?,
             (None, Some(position)) => EventId::of(position),
             (None, None) => return Err(Unreadable::Nonsense("a record of no event")),
         };
@@ -289,9 +292,14 @@ impl Shared {
             disposition: disposition(run.end),
             outputs: run.outputs.into_iter().map(output).collect::<Result<_, Unreadable>>()?,
             atomic: run.atomic,
+            duplicate_of: run.duplicate_of.as_deref().map(id).transpose()?,
             sent: run.sent,
         })
     }
+}
+
+fn id(text: &str) -> Result<EventId, Unreadable> {
+    text.parse().map_err(|_| Unreadable::Nonsense("not an event's id"))
 }
 
 fn used(usage: Usage) -> Used {
@@ -360,6 +368,7 @@ pub(super) mod tests {
             disposition: Disposition::Done,
             outputs: Vec::new(),
             atomic: false,
+            duplicate_of: None,
             sent: 0,
         }
     }
@@ -397,6 +406,7 @@ pub(super) mod tests {
             atomic: true,
             sent: 2,
             event_id: EventId::random([7; 32]),
+            duplicate_of: Some(EventId::random([8; 32])),
             used: Some(Used {
                 publishes: 3,
                 publish_bytes: 4,
