@@ -1,7 +1,7 @@
 //! The path of one event, one file per step.
 //!
 //! Read in this order: [`intake`] holds deliveries and hands them to workers, [`pipeline`] is the path itself,
-//! [`decode`], [`admit`], [`invoke`], [`release`] and [`settle`] are its steps, [`record`] writes what happened.
+//! [`decode`], [`admit`], [`dedup`], [`invoke`], [`release`] and [`settle`] are its steps, [`record`] writes what happened.
 //! [`lease`], [`slots`] and [`supervise`] hold the state around it. Nothing here knows NATS or wasm: those stand behind
 //! the traits of `busway_core::port`.
 
@@ -10,6 +10,7 @@ mod pipeline;
 
 mod admit;
 mod decode;
+mod dedup;
 mod invoke;
 mod release;
 mod settle;

@@ -1,6 +1,6 @@
 //! The path of one event. Every branch meets in an outcome, every outcome in a verdict, every verdict in `settle`.
 
-use crate::{admit, decode, invoke, lane::Lane, record, release, settle, slots::Slot};
+use crate::{admit, decode, dedup, invoke, lane::Lane, record, release, settle, slots::Slot};
 use busway_core::{AttemptRecord, Delivery, LogLine, Outcome, Refusal, Used, Verdict, dead_letter};
 
 /// Walks one delivery from its arrival to its settlement.
@@ -28,7 +28,7 @@ async fn history(lane: &Lane, delivery: &Delivery) -> Result<AttemptRecord, Refu
     attempts.map_err(|why| Refusal::BrokerTrouble(format!("the attempts so far could not be read: {why}")))
 }
 
-/// One attempt: decode, admit, invoke, release.
+/// One attempt: decode, admit, claim the key, invoke, release.
 async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> Outcome {
     if let Some(run) = history.final_run() {
         return Outcome::Failed(dead_letter::failure_of(run));
@@ -44,6 +44,9 @@ async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> O
         Ok(admitted) => admitted,
         Err(refusal) => return Outcome::Refused(refusal),
     };
+    if let Err(outcome) = dedup::claim(lane, delivery).await {
+        return outcome;
+    }
     let report = invoke::call(lane, &admitted, history.next()).await;
     let outcome = release::outputs(lane, &admitted, &delivery.receipt, history.next(), report.ran).await;
     with_evidence(outcome, report.logs, report.used)

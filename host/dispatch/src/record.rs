@@ -6,6 +6,7 @@
 use crate::{lane::Lane, settle::Settled};
 use busway_core::{
     AttemptRecord, Binding, Failure, FailureClass, Outcome, Receipt, Refusal, Verdict,
+    key::KeyError,
     port::{PublishError, Released, SettleError},
 };
 use prometheus_client::{
@@ -82,6 +83,7 @@ pub(crate) struct LaneRecorder {
     copies_held: Counter,
     copies_done: Counter,
     not_recorded: Counter,
+    key_not_released: Counter,
     dead_letter_refused: Counter,
     host_faults: Counter,
     held: Gauge,
@@ -181,6 +183,7 @@ impl Recorder {
             copies_held: copies("held"),
             copies_done: copies("done"),
             not_recorded: trouble("attempt-not-recorded"),
+            key_not_released: trouble("key-not-released"),
             dead_letter_refused: trouble("dead-letter-refused"),
             host_faults: trouble("host-fault"),
             held: self.held.get_or_create_owned(&by_plugin),
@@ -310,6 +313,18 @@ pub(crate) fn dead_lettered(lane: &Lane, receipt: &Receipt, failure: &Failure, h
 pub(crate) fn dead_letter_refused(lane: &Lane, receipt: &Receipt, why: &PublishError) {
     lane.record.dead_letter_refused.inc();
     error!(plugin = %lane.binding.plugin, id = %receipt.event_id, %why, "the dead letter was not stored; the event stays in its stream");
+}
+
+/// An event whose repetitions can't be recognised is run.
+pub(crate) fn without_key(lane: &Lane, receipt: &Receipt, why: &KeyError) {
+    lane.record.without_key.inc();
+    debug!(plugin = %lane.binding.plugin, id = %receipt.event_id, %why, "has no key, so a repetition will not be recognised");
+}
+
+/// The dead letter is stored and the key is still the event's; the event comes again until it is not.
+pub(crate) fn key_not_released(lane: &Lane, receipt: &Receipt, why: &SettleError) {
+    lane.record.key_not_released.inc();
+    warn!(plugin = %lane.binding.plugin, id = %receipt.event_id, %why, "the key of a dead event could not be given up yet");
 }
 
 /// A failed run could not be recorded; the event is put back as if it had not run.

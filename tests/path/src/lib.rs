@@ -33,10 +33,15 @@ impl TestHost {
 
     /// The same on a broker that has a past.
     pub fn start_on(broker: MemoryBroker, steps: impl IntoIterator<Item = Step>) -> Self {
+        Self::start_as(binding(), broker, steps)
+    }
+
+    /// The same with another binding than [`binding`].
+    pub fn start_as(binding: Binding, broker: MemoryBroker, steps: impl IntoIterator<Item = Step>) -> Self {
         let handler = Arc::new(ScriptedHandler::new(steps));
         let mut registry = Registry::default();
         let parts = LaneParts {
-            binding: binding(),
+            binding,
             digest: Digest::of(b"plugin"),
             handler: Arc::clone(&handler) as _,
             settle: Arc::new(broker.clone()),
@@ -80,7 +85,8 @@ impl TestHost {
     }
 }
 
-fn binding() -> Binding {
+/// The binding of these tests: 3 attempts, 1 s between them, no jitter, two events at once.
+pub fn binding() -> Binding {
     let subscription = Subscription::Stream { stream: STREAM.to_owned(), filters: Vec::new() };
     let backoff = Backoff::Fixed(Duration::from_secs(1));
     Binding {

@@ -6,7 +6,9 @@
 mod support;
 
 mod access;
+mod batches;
 mod embedded;
+mod keys;
 mod malformed;
 mod pulling;
 mod settling;
