@@ -8,6 +8,7 @@
 use super::{
     api::{self, code},
     backoff,
+    captures::AtomicStream,
     connect::Line,
     publish::{ACK_WAIT, FIRST_WAIT, MESSAGE_ID, TRIES, classify, refused},
     wire,
@@ -36,7 +37,7 @@ const REFUSED_TRIES: usize = 3;
 /// The outputs of one event, and the stream that captures all of them.
 pub(super) struct Batch<'a> {
     pub line: &'a Line,
-    pub stream: &'a str,
+    pub stream: &'a AtomicStream,
     pub messages: &'a [Outgoing],
 }
 
@@ -77,7 +78,7 @@ enum Answer {
     /// It may have been stored.
     NoAnswer(String),
     /// It can't be sent.
-    NotSendable(PublishError),
+    NotSendable(NotStored),
 }
 
 #[derive(Deserialize)]
@@ -99,9 +100,9 @@ impl Batch<'_> {
         loop {
             let (not_stored, tries_max) = match self.once().await {
                 Answer::Committed { last } => return Ok(self.stored(last)),
-                Answer::NotSendable(why) => return Err(NotStored::Failed(why)),
+                Answer::NotSendable(why) => return Err(why),
                 Answer::NoStream => {
-                    return Err(singly(format!("{} does not answer", self.stream), Belief::Shaken));
+                    return Err(singly(format!("{} does not answer", self.stream.name), Belief::Shaken));
                 }
                 Answer::NoAnswer(why) => (NotStored::Failed(PublishError::Unreachable(why)), TRIES),
                 Answer::Refused(refusal) => {
@@ -127,36 +128,47 @@ impl Batch<'_> {
             let id = id.rsplit('.').next().unwrap_or_default();
             let mut headers = Vec::with_capacity(self.messages.len());
             for (index, message) in self.messages.iter().enumerate() {
-                headers.push(self.headers(id, index, message)?);
+                match self.headers(id, index, message) {
+                    Ok(map) => headers.push(map),
+                    Err(why) => return Answer::NotSendable(why),
+                }
             }
-            self.send(id, headers).await
+            self.send(id, headers).await.unwrap_or_else(|why| Answer::NotSendable(NotStored::Failed(why)))
         };
         // The connection may have no room, so the wait is for everything.
         match tokio::time::timeout(ACK_WAIT, sent).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(why)) => Answer::NotSendable(why),
+            Ok(answer) => answer,
             Err(late) => Answer::NoAnswer(late.to_string()),
         }
     }
 
-    fn headers(&self, id: &str, index: usize, message: &Outgoing) -> Result<HeaderMap, PublishError> {
-        let mut headers = wire::to_library(&message.headers).map_err(refused)?;
-        let mut own = vec![(MESSAGE_ID, message.message_id.clone())];
-        own.push((BATCH_ID, id.to_owned()));
-        own.push((BATCH_SEQUENCE, (index + 1).to_string()));
-        if index + 1 == self.messages.len() {
-            own.push((BATCH_COMMIT, "1".to_owned()));
+    fn headers(&self, id: &str, index: usize, message: &Outgoing) -> Result<HeaderMap, NotStored> {
+        let failed = |why| NotStored::Failed(refused(why));
+        let mut headers = wire::to_library(&message.headers).map_err(failed)?;
+        wire::append(&mut headers, MESSAGE_ID, &message.message_id).map_err(failed)?;
+        let alone = wire::library_block_bytes(&headers);
+        let (sequence, is_last) = ((index + 1).to_string(), index + 1 == self.messages.len());
+        let own = [(BATCH_ID, id), (BATCH_SEQUENCE, &sequence), (BATCH_COMMIT, "1")];
+        for (name, value) in own.into_iter().take(if is_last { 3 } else { 2 }) {
+            wire::append(&mut headers, name, value).map_err(failed)?;
         }
-        for (name, value) in own {
-            wire::append(&mut headers, name, &value).map_err(refused)?;
-        }
-        // Told before anything is sent: a batch that is begun and not committed takes up room for ten seconds.
-        let bytes = wire::library_block_bytes(&headers) + message.payload.len();
-        let most = self.line.client().max_payload();
-        if bytes > most {
-            return Err(PublishError::TooLarge(format!("{bytes} bytes, the broker takes {most}")));
-        }
+        self.check_size(message.payload.len(), alone, wire::library_block_bytes(&headers))?;
         Ok(headers)
+    }
+
+    /// Told before anything is sent: the broker refuses a message of a batch that is too large without a word, and what is
+    /// left is a batch with a gap, and room that is taken up for ten seconds.
+    fn check_size(&self, payload: usize, alone: usize, in_batch: usize) -> Result<(), NotStored> {
+        let most = self.line.client().max_payload();
+        let most = self.stream.message_bytes_max.map_or(most, |bytes| bytes.min(most));
+        if payload + alone > most {
+            let why = format!("{} bytes with headers, and {most} are taken", payload + alone);
+            return Err(NotStored::Failed(PublishError::TooLarge(why)));
+        }
+        if payload + in_batch > most {
+            return Err(singly("an output that is too large with a batch's headers".into(), Belief::Kept));
+        }
+        Ok(())
     }
 
     /// Sent in order on one connection; the answer to the first message is looked at only where it is a refusal.
@@ -215,7 +227,7 @@ impl Batch<'_> {
     /// The messages of a batch follow each other.
     fn stored(&self, last: u64) -> Vec<Stored> {
         let first = (last + 1).saturating_sub(self.messages.len() as u64);
-        let stored = |sequence| Stored { stream: self.stream.to_owned(), sequence, duplicate: false };
+        let stored = |sequence| Stored { stream: self.stream.name.to_string(), sequence, duplicate: false };
         (first..=last).map(stored).collect()
     }
 }
@@ -236,8 +248,10 @@ fn not_sent(why: NotSent) -> RequestError {
 fn unanswered(why: &RequestError) -> Answer {
     match why.kind() {
         RequestErrorKind::NoResponders => Answer::NoStream,
-        RequestErrorKind::MaxPayloadExceeded => Answer::NotSendable(PublishError::TooLarge(why.to_string())),
-        RequestErrorKind::InvalidSubject => Answer::NotSendable(refused("not a subject")),
+        RequestErrorKind::MaxPayloadExceeded => {
+            Answer::NotSendable(NotStored::Failed(PublishError::TooLarge(why.to_string())))
+        }
+        RequestErrorKind::InvalidSubject => Answer::NotSendable(NotStored::Failed(refused("not a subject"))),
         RequestErrorKind::TimedOut | RequestErrorKind::Other => Answer::NoAnswer(why.to_string()),
     }
 }

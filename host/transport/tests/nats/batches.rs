@@ -175,13 +175,21 @@ async fn an_output_too_large_keeps_the_others_back() -> Result<()> {
     assert!(matches!(&refused, Err(NotReleased { why: PublishError::TooLarge(_), .. })), "{refused:?}");
     alter(&bed, "OUT", |config| config.max_message_size = 1000).await?;
     too_large[1].payload = vec![0; 2000].into();
+    // Whoever has just connected knows of the limit.
+    let other = busway_transport::Nats::connect(&busway_transport::NatsConfig::new(bed.server.url())).await?;
+    let publisher = other.publisher();
     let refused = publisher.publish_all(&too_large).await;
     assert!(matches!(&refused, Err(NotReleased { why: PublishError::TooLarge(_), .. })), "{refused:?}");
+    assert_eq!(stored(&bed, "OUT").await?, 0);
+    // Fits alone, and not beside the headers of a batch.
+    let mut tight = outputs("out", 10..12);
+    tight[0].payload = vec![0; 930].into();
+    assert!(!publisher.publish_all(&tight).await?.atomic);
     let mut injected = outputs("out", 0..3);
     injected[2].headers = [("a", "b\r\nc: d")].into_iter().collect();
     let refused = publisher.publish_all(&injected).await;
     assert!(matches!(&refused, Err(NotReleased { why: PublishError::Refused(_), .. })), "{refused:?}");
-    assert_eq!(stored(&bed, "OUT").await?, 0);
+    assert_eq!(stored(&bed, "OUT").await?, 2);
     Ok(())
 }
 
