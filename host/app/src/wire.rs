@@ -20,7 +20,7 @@ use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervis
 use busway_engine::{Engine, EngineConfig};
 use busway_transport::{
     ConsumerSettings, Ensured, Nats, NatsConfig, OwnStreams, SourceStatus, StreamSpec,
-    nats::{Discard as NatsDiscard, Ownership, Retention as NatsRetention, Storage as NatsStorage},
+    nats::{Batches, Discard as NatsDiscard, Ownership, Retention as NatsRetention, Storage as NatsStorage},
 };
 use prometheus_client::registry::Registry;
 use std::{path::Path, sync::Arc, time::Duration};
@@ -233,6 +233,7 @@ pub fn spec(stream: &StreamConfig) -> StreamSpec {
             Discard::New => NatsDiscard::New,
         },
         ownership: if stream.managed { Ownership::Managed } else { Ownership::Verified },
+        batches: Batches::WhereCheap,
     }
 }
 

@@ -68,7 +68,7 @@ enum Meaning {
 }
 
 #[derive(Debug)]
-enum Answer {
+enum Reply {
     Committed {
         last: u64,
     },
@@ -99,13 +99,13 @@ impl Batch<'_> {
         let mut tries = 1;
         loop {
             let (not_stored, tries_max) = match self.once().await {
-                Answer::Committed { last } => return Ok(self.stored(last)),
-                Answer::NotSendable(why) => return Err(why),
-                Answer::NoStream => {
+                Reply::Committed { last } => return Ok(self.stored(last)),
+                Reply::NotSendable(why) => return Err(why),
+                Reply::NoStream => {
                     return Err(singly(format!("{} does not answer", self.stream.name), Belief::Shaken));
                 }
-                Answer::NoAnswer(why) => (NotStored::Failed(PublishError::Unreachable(why)), TRIES),
-                Answer::Refused(refusal) => {
+                Reply::NoAnswer(why) => (NotStored::Failed(PublishError::Unreachable(why)), TRIES),
+                Reply::Refused(refusal) => {
                     let why = format!("{} (JetStream code {})", refusal.description, refusal.err_code);
                     match meaning(&refusal) {
                         Meaning::Failed => return Err(NotStored::Failed(classify(&refusal))),
@@ -122,7 +122,7 @@ impl Batch<'_> {
         }
     }
 
-    async fn once(&self) -> Answer {
+    async fn once(&self) -> Reply {
         let sent = async {
             let id = self.line.client().new_inbox();
             let id = id.rsplit('.').next().unwrap_or_default();
@@ -130,15 +130,15 @@ impl Batch<'_> {
             for (index, message) in self.messages.iter().enumerate() {
                 match self.headers(id, index, message) {
                     Ok(map) => headers.push(map),
-                    Err(why) => return Answer::NotSendable(why),
+                    Err(why) => return Reply::NotSendable(why),
                 }
             }
-            self.send(id, headers).await.unwrap_or_else(|why| Answer::NotSendable(NotStored::Failed(why)))
+            self.send(id, headers).await.unwrap_or_else(|why| Reply::NotSendable(NotStored::Failed(why)))
         };
         // The connection may have no room, so the wait is for everything.
         match tokio::time::timeout(ACK_WAIT, sent).await {
             Ok(answer) => answer,
-            Err(late) => Answer::NoAnswer(late.to_string()),
+            Err(late) => Reply::NoAnswer(late.to_string()),
         }
     }
 
@@ -172,7 +172,7 @@ impl Batch<'_> {
     }
 
     /// Sent in order on one connection; the answer to the first message is looked at only where it is a refusal.
-    async fn send(&self, id: &str, headers: Vec<HeaderMap>) -> Result<Answer, PublishError> {
+    async fn send(&self, id: &str, headers: Vec<HeaderMap>) -> Result<Reply, PublishError> {
         let mut each = self.messages.iter().zip(headers);
         let Some((first, first_headers)) = each.next() else {
             return Err(refused("a batch of nothing"));
@@ -197,7 +197,7 @@ impl Batch<'_> {
                 None => self.committed(id, rest.await),
             },
             Either::Right((committed, opened)) => match self.committed(id, committed) {
-                stored @ Answer::Committed { .. } => stored,
+                stored @ Reply::Committed { .. } => stored,
                 // What the first one was refused for says more than that the rest was incomplete.
                 other => opened.now_or_never().and_then(|opened| refusal(&opened)).unwrap_or(other),
             },
@@ -209,18 +209,18 @@ impl Batch<'_> {
         self.line.request(message.subject.clone(), request, ACK_WAIT).await
     }
 
-    fn committed(&self, id: &str, answer: Result<Message, RequestError>) -> Answer {
+    fn committed(&self, id: &str, answer: Result<Message, RequestError>) -> Reply {
         let answer = match answer {
             Ok(answer) => answer,
             Err(why) => return unanswered(&why),
         };
         match serde_json::from_slice::<BatchAck>(&answer.payload) {
-            Ok(BatchAck { error: Some(refusal), .. }) => Answer::Refused(refusal),
+            Ok(BatchAck { error: Some(refusal), .. }) => Reply::Refused(refusal),
             Ok(ack) if ack.batch == id && ack.count == self.messages.len() => {
-                Answer::Committed { last: ack.seq }
+                Reply::Committed { last: ack.seq }
             }
             // Whoever answers so knows no batches.
-            Ok(_) | Err(_) => Answer::NoStream,
+            Ok(_) | Err(_) => Reply::NoStream,
         }
     }
 
@@ -245,24 +245,24 @@ fn not_sent(why: NotSent) -> RequestError {
     RequestError::with_source(kind, why)
 }
 
-fn unanswered(why: &RequestError) -> Answer {
+fn unanswered(why: &RequestError) -> Reply {
     match why.kind() {
-        RequestErrorKind::NoResponders => Answer::NoStream,
+        RequestErrorKind::NoResponders => Reply::NoStream,
         RequestErrorKind::MaxPayloadExceeded => {
-            Answer::NotSendable(NotStored::Failed(PublishError::TooLarge(why.to_string())))
+            Reply::NotSendable(NotStored::Failed(PublishError::TooLarge(why.to_string())))
         }
-        RequestErrorKind::InvalidSubject => Answer::NotSendable(NotStored::Failed(refused("not a subject"))),
-        RequestErrorKind::TimedOut | RequestErrorKind::Other => Answer::NoAnswer(why.to_string()),
+        RequestErrorKind::InvalidSubject => Reply::NotSendable(NotStored::Failed(refused("not a subject"))),
+        RequestErrorKind::TimedOut | RequestErrorKind::Other => Reply::NoAnswer(why.to_string()),
     }
 }
 
 /// What the first message was refused for. An empty answer says that the batch is open.
-fn refusal(opened: &Result<Message, RequestError>) -> Option<Answer> {
+fn refusal(opened: &Result<Message, RequestError>) -> Option<Reply> {
     match opened {
         Ok(answer) if answer.payload.is_empty() => None,
         Ok(answer) => match serde_json::from_slice::<BatchAck>(&answer.payload) {
-            Ok(BatchAck { error: Some(refusal), .. }) => Some(Answer::Refused(refusal)),
-            Ok(_) | Err(_) => Some(Answer::NoStream),
+            Ok(BatchAck { error: Some(refusal), .. }) => Some(Reply::Refused(refusal)),
+            Ok(_) | Err(_) => Some(Reply::NoStream),
         },
         // The last message's answer decides.
         Err(why) if why.kind() == RequestErrorKind::TimedOut => None,

@@ -7,7 +7,10 @@ use busway_core::{
     Publish as _,
     port::{NotReleased, Outgoing, PublishError, Released},
 };
-use busway_transport::StreamSpec;
+use busway_transport::{
+    StreamSpec,
+    nats::{Batches, Storage},
+};
 use futures_util::{StreamExt as _, future::join_all};
 
 fn outputs(subject: &str, numbers: std::ops::Range<usize>) -> Vec<Outgoing> {
@@ -24,10 +27,11 @@ fn sequences(released: &Released) -> Vec<(u64, bool)> {
     released.stored.iter().map(|stored| (stored.sequence, stored.duplicate)).collect()
 }
 
-/// A server with the stream OUT on `out.>`, made as the host makes streams.
+/// A server with the stream OUT on `out.>`, which takes batches.
 async fn bed() -> Result<Bed> {
     let bed = Bed::new().await?;
-    bed.nats.ensure_stream(&StreamSpec::new("OUT", filters(&["out.>"]))).await?;
+    let out = StreamSpec { batches: Batches::Always, ..StreamSpec::new("OUT", filters(&["out.>"])) };
+    bed.nats.ensure_stream(&out).await?;
     Ok(bed)
 }
 
@@ -65,6 +69,29 @@ async fn the_outputs_of_an_event_go_out_as_one_batch() -> Result<()> {
         assert_eq!(header("Nats-Msg-Id"), Some(format!("id-{n}")));
         assert_eq!(header("x-a").as_deref(), Some("ü"));
         assert_eq!(header("Nats-Batch-Id"), Some(batch.clone()));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_that_is_made_takes_batches_where_they_are_cheap_or_asked_for() -> Result<()> {
+    let bed = Bed::new().await?;
+    let publisher = bed.nats.publisher();
+    let table = [
+        (Storage::File, Batches::WhereCheap, false),
+        (Storage::File, Batches::Always, true),
+        (Storage::Memory, Batches::WhereCheap, true),
+        (Storage::Memory, Batches::Never, false),
+    ];
+    for (n, (storage, batches, expected)) in table.into_iter().enumerate() {
+        let subject = format!("made{n}");
+        let spec = StreamSpec::new(format!("MADE{n}"), filters(&[&format!("{subject}.>")]));
+        let spec = StreamSpec { storage, batches, ..spec };
+        bed.nats.ensure_stream(&spec).await?;
+        let released = publisher.publish_all(&outputs(&subject, 0..2)).await?;
+        assert_eq!(released.atomic, expected, "{storage:?} {batches:?}");
+        // Whoever made it otherwise is not told to make it anew.
+        bed.nats.ensure_stream(&StreamSpec { batches: Batches::Never, ..spec }).await?;
     }
     Ok(())
 }
