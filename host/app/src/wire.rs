@@ -23,8 +23,8 @@ use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Pause, Recorder, S
 use busway_transport::{
     ConsumerSettings, Ensured, Nats, NatsConfig, OwnStreams, SourceStatus, StreamSpec,
     nats::{
-        Discard as NatsDiscard, HistorySettings, Ownership, Retention as NatsRetention, SourceCounters,
-        Storage as NatsStorage,
+        Batches, Discard as NatsDiscard, HistorySettings, Ownership, Retention as NatsRetention,
+        SourceCounters, Storage as NatsStorage,
     },
 };
 use prometheus_client::registry::Registry;
@@ -293,6 +293,7 @@ pub fn spec(stream: &StreamConfig) -> StreamSpec {
             Discard::New => NatsDiscard::New,
         },
         ownership: if stream.managed { Ownership::Managed } else { Ownership::Verified },
+        batches: Batches::WhereCheap,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The path of one event. Every branch meets in an outcome, every outcome in a verdict, every verdict in `settle`.
 
 use crate::{
-    admit, decode, invoke,
+    admit, decode, dedup, invoke,
     journal::{self, Standing},
     lane::Lane,
     record::{self, Ended},
@@ -88,7 +88,7 @@ fn unless_lost(lane: &Lane, delivery: &Delivery, outcome: Outcome) -> Outcome {
     }
 }
 
-/// One attempt: decode, admit, invoke, release. What has been decided before is not run again: an event whose last run was
+/// One attempt: decode, admit, claim the key, invoke, release. What has been decided before is not run again: an event whose last run was
 /// recorded as its final one, and one that ended the host twice.
 async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> Attempted {
     if let Some(run) = history.final_run() {
@@ -108,6 +108,9 @@ async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> A
         Ok(admitted) => admitted,
         Err(refusal) => return Attempted::without_a_run(Outcome::Refused(refusal)),
     };
+    if let Err(outcome) = dedup::claim(lane, delivery).await {
+        return Attempted::without_a_run(outcome);
+    }
     let passed = match lane.pass() {
         Ok(passed) => passed,
         Err(refusal) => return Attempted::without_a_run(Outcome::Refused(refusal)),

@@ -12,6 +12,7 @@ use crate::{
 use busway_core::{
     Attempt, AttemptRecord, Binding, Delivery, Failure, FailureClass, HistoryEntry, Outcome, Receipt,
     Refusal, Used, Verdict,
+    key::KeyError,
     port::{PublishError, Released, SettleError},
 };
 use prometheus_client::{
@@ -96,6 +97,7 @@ pub(crate) struct LaneRecorder {
     copies_held: Counter,
     copies_done: Counter,
     not_recorded: Counter,
+    key_not_released: Counter,
     dead_letter_refused: Counter,
     output_not_sent: Counter,
     answer_not_sent: Counter,
@@ -227,6 +229,7 @@ impl Recorder {
             copies_held: copies("held"),
             copies_done: copies("done"),
             not_recorded: trouble("attempt-not-recorded"),
+            key_not_released: trouble("key-not-released"),
             dead_letter_refused: trouble("dead-letter-refused"),
             output_not_sent: trouble("output-not-sent"),
             answer_not_sent: trouble("answer-not-sent"),
@@ -389,6 +392,18 @@ pub(crate) fn output_not_sent(lane: &Lane, receipt: &Receipt, subject: &str, why
 pub(crate) fn answer_not_sent(lane: &Lane, receipt: &Receipt, why: &PublishError) {
     lane.record.answer_not_sent.inc();
     warn!(plugin = %lane.binding.plugin, id = %receipt.event_id, %why, "an answer was not sent");
+}
+
+/// An event whose repetitions can't be recognised is run.
+pub(crate) fn without_key(lane: &Lane, receipt: &Receipt, why: &KeyError) {
+    lane.record.without_key.inc();
+    debug!(plugin = %lane.binding.plugin, id = %receipt.event_id, %why, "has no key, so a repetition will not be recognised");
+}
+
+/// The dead letter is stored and the key is still the event's; the event comes again until it is not.
+pub(crate) fn key_not_released(lane: &Lane, receipt: &Receipt, why: &SettleError) {
+    lane.record.key_not_released.inc();
+    warn!(plugin = %lane.binding.plugin, id = %receipt.event_id, %why, "the key of a dead event could not be given up yet");
 }
 
 /// A failed run could not be recorded; the event is put back as if it had not run.

@@ -2,9 +2,10 @@
 //!
 //! The order is what keeps the promise that nothing is lost. A failed run is recorded before its event is put back, so
 //! that no crash makes it forgotten. A dead letter is stored before its event is terminated, so that no crash makes it
-//! missing. Whatever the broker does not confirm is left to be given again.
+//! missing. The key of a dead event is given up before the event is terminated, so that no crash keeps its correction out.
+//! Whatever the broker does not confirm is left to be given again.
 
-use crate::{lane::Lane, record, send};
+use crate::{dedup, lane::Lane, record, send};
 use busway_core::{
     AttemptRecord, DeadLetter, Delivery, FailedRun, Failure, Outcome, Receipt, Verdict,
     dead_letter::Writer,
@@ -19,6 +20,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(crate) const SHUTDOWN_WAIT: Duration = Duration::from_secs(1);
 /// How long an event is put back when its failed run could not be recorded.
 const NOT_RECORDED_WAIT: Duration = Duration::from_secs(5);
+
+/// How long an event is put back whose dead letter is stored and whose key could not be given up.
+const KEY_NOT_RELEASED_WAIT: Duration = Duration::from_secs(5);
 
 /// What was done with a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +124,10 @@ async fn dead_letter(
     };
     lane.gate.letter_stored();
     record::dead_lettered(lane, receipt, failure, &history);
+    if let Err(why) = dedup::release(lane, delivery).await {
+        record::key_not_released(lane, receipt, &why);
+        return put_back(lane, receipt, KEY_NOT_RELEASED_WAIT).await;
+    }
     send::failure(lane, delivery, failure, history.failed_runs()).await;
     let reason = format!("dead-lettered:{}", failure.class);
     match finish(lane, receipt, lane.settle.terminate(receipt, &reason).await) {

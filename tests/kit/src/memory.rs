@@ -54,6 +54,9 @@ struct State {
     ack_answers: VecDeque<Result<(), SettleError>>,
     terminate_answers: VecDeque<Result<(), SettleError>>,
     progress_answers: VecDeque<Result<(), SettleError>>,
+    claim_answers: VecDeque<Result<(), SettleError>>,
+    release_answers: VecDeque<Result<(), SettleError>>,
+    keys: HashMap<String, (EventId, Instant)>,
     log: Vec<String>,
 }
 
@@ -76,6 +79,10 @@ pub enum Operation {
     Record,
     /// Reporting progress.
     Progress,
+    /// Claiming an input's key.
+    Claim,
+    /// Giving an input's key up.
+    Release,
 }
 
 impl MemoryBroker {
@@ -149,6 +156,8 @@ impl MemoryBroker {
             Operation::Terminate => &mut state.terminate_answers,
             Operation::Record => &mut state.record_answers,
             Operation::Progress => &mut state.progress_answers,
+            Operation::Claim => &mut state.claim_answers,
+            Operation::Release => &mut state.release_answers,
         };
         answers.push_back(Err(SettleError::Unreachable("told to fail".into())));
     }
@@ -363,19 +372,35 @@ impl Settle for MemoryBroker {
 
     fn claim_key<'a>(
         &'a self,
-        _key: &'a str,
-        _ttl: Duration,
-        _event: &'a EventId,
+        key: &'a str,
+        ttl: Duration,
+        event: &'a EventId,
     ) -> BoxFuture<'a, Result<KeyClaim, SettleError>> {
-        Box::pin(async { Ok(KeyClaim::Own) })
+        Box::pin(async move {
+            let answer = self.lock().claim_answers.pop_front().unwrap_or(Ok(()));
+            self.write(format!("claim {key}{}", failed(&answer)));
+            answer?;
+            let (now, mut state) = (Instant::now(), self.lock());
+            if let Some((of, until)) = state.keys.get(key)
+                && of != event
+                && *until > now
+            {
+                return Ok(KeyClaim::Taken(of.clone()));
+            }
+            state.keys.insert(key.to_owned(), (event.clone(), now + ttl));
+            Ok(KeyClaim::Own)
+        })
     }
 
-    fn release_key<'a>(
-        &'a self,
-        _key: &'a str,
-        _event: &'a EventId,
-    ) -> BoxFuture<'a, Result<(), SettleError>> {
-        Box::pin(async { Ok(()) })
+    fn release_key<'a>(&'a self, key: &'a str, event: &'a EventId) -> BoxFuture<'a, Result<(), SettleError>> {
+        Box::pin(async move {
+            let answer = self.lock().release_answers.pop_front().unwrap_or(Ok(()));
+            if answer.is_ok() {
+                self.lock().keys.retain(|known, (of, _)| known != key || of != event);
+            }
+            self.write(format!("release {key}{}", failed(&answer)));
+            answer
+        })
     }
 
     fn attempts<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<AttemptRecord, SettleError>> {

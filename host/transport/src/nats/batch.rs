@@ -8,6 +8,7 @@
 use super::{
     api::{self, code},
     backoff,
+    captures::AtomicStream,
     connect::Line,
     publish::{ACK_WAIT, FIRST_WAIT, MESSAGE_ID, TRIES, classify, refused},
     wire,
@@ -36,7 +37,7 @@ const REFUSED_TRIES: usize = 3;
 /// The outputs of one event, and the stream that captures all of them.
 pub(super) struct Batch<'a> {
     pub line: &'a Line,
-    pub stream: &'a str,
+    pub stream: &'a AtomicStream,
     pub messages: &'a [Outgoing],
 }
 
@@ -67,7 +68,7 @@ enum Meaning {
 }
 
 #[derive(Debug)]
-enum Answer {
+enum Reply {
     Committed {
         last: u64,
     },
@@ -77,7 +78,7 @@ enum Answer {
     /// It may have been stored.
     NoAnswer(String),
     /// It can't be sent.
-    NotSendable(PublishError),
+    NotSendable(NotStored),
 }
 
 #[derive(Deserialize)]
@@ -98,13 +99,13 @@ impl Batch<'_> {
         let mut tries = 1;
         loop {
             let (not_stored, tries_max) = match self.once().await {
-                Answer::Committed { last } => return Ok(self.stored(last)),
-                Answer::NotSendable(why) => return Err(NotStored::Failed(why)),
-                Answer::NoStream => {
-                    return Err(singly(format!("{} does not answer", self.stream), Belief::Shaken));
+                Reply::Committed { last } => return Ok(self.stored(last)),
+                Reply::NotSendable(why) => return Err(why),
+                Reply::NoStream => {
+                    return Err(singly(format!("{} does not answer", self.stream.name), Belief::Shaken));
                 }
-                Answer::NoAnswer(why) => (NotStored::Failed(PublishError::Unreachable(why)), TRIES),
-                Answer::Refused(refusal) => {
+                Reply::NoAnswer(why) => (NotStored::Failed(PublishError::Unreachable(why)), TRIES),
+                Reply::Refused(refusal) => {
                     let why = format!("{} (JetStream code {})", refusal.description, refusal.err_code);
                     match meaning(&refusal) {
                         Meaning::Failed => return Err(NotStored::Failed(classify(&refusal))),
@@ -121,46 +122,57 @@ impl Batch<'_> {
         }
     }
 
-    async fn once(&self) -> Answer {
+    async fn once(&self) -> Reply {
         let sent = async {
             let id = self.line.client().new_inbox();
             let id = id.rsplit('.').next().unwrap_or_default();
             let mut headers = Vec::with_capacity(self.messages.len());
             for (index, message) in self.messages.iter().enumerate() {
-                headers.push(self.headers(id, index, message)?);
+                match self.headers(id, index, message) {
+                    Ok(map) => headers.push(map),
+                    Err(why) => return Reply::NotSendable(why),
+                }
             }
-            self.send(id, headers).await
+            self.send(id, headers).await.unwrap_or_else(|why| Reply::NotSendable(NotStored::Failed(why)))
         };
         // The connection may have no room, so the wait is for everything.
         match tokio::time::timeout(ACK_WAIT, sent).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(why)) => Answer::NotSendable(why),
-            Err(late) => Answer::NoAnswer(late.to_string()),
+            Ok(answer) => answer,
+            Err(late) => Reply::NoAnswer(late.to_string()),
         }
     }
 
-    fn headers(&self, id: &str, index: usize, message: &Outgoing) -> Result<HeaderMap, PublishError> {
-        let mut headers = wire::to_library(&message.headers).map_err(refused)?;
-        let mut own = vec![(MESSAGE_ID, message.message_id.clone())];
-        own.push((BATCH_ID, id.to_owned()));
-        own.push((BATCH_SEQUENCE, (index + 1).to_string()));
-        if index + 1 == self.messages.len() {
-            own.push((BATCH_COMMIT, "1".to_owned()));
+    fn headers(&self, id: &str, index: usize, message: &Outgoing) -> Result<HeaderMap, NotStored> {
+        let failed = |why| NotStored::Failed(refused(why));
+        let mut headers = wire::to_library(&message.headers).map_err(failed)?;
+        wire::append(&mut headers, MESSAGE_ID, &message.message_id).map_err(failed)?;
+        let alone = wire::library_block_bytes(&headers);
+        let (sequence, is_last) = ((index + 1).to_string(), index + 1 == self.messages.len());
+        let own = [(BATCH_ID, id), (BATCH_SEQUENCE, &sequence), (BATCH_COMMIT, "1")];
+        for (name, value) in own.into_iter().take(if is_last { 3 } else { 2 }) {
+            wire::append(&mut headers, name, value).map_err(failed)?;
         }
-        for (name, value) in own {
-            wire::append(&mut headers, name, &value).map_err(refused)?;
-        }
-        // Told before anything is sent: a batch that is begun and not committed takes up room for ten seconds.
-        let bytes = wire::library_block_bytes(&headers) + message.payload.len();
-        let most = self.line.client().max_payload();
-        if bytes > most {
-            return Err(PublishError::TooLarge(format!("{bytes} bytes, the broker takes {most}")));
-        }
+        self.check_size(message.payload.len(), alone, wire::library_block_bytes(&headers))?;
         Ok(headers)
     }
 
+    /// Told before anything is sent: the broker refuses a message of a batch that is too large without a word, and what is
+    /// left is a batch with a gap, and room that is taken up for ten seconds.
+    fn check_size(&self, payload: usize, alone: usize, in_batch: usize) -> Result<(), NotStored> {
+        let most = self.line.client().max_payload();
+        let most = self.stream.message_bytes_max.map_or(most, |bytes| bytes.min(most));
+        if payload + alone > most {
+            let why = format!("{} bytes with headers, and {most} are taken", payload + alone);
+            return Err(NotStored::Failed(PublishError::TooLarge(why)));
+        }
+        if payload + in_batch > most {
+            return Err(singly("an output that is too large with a batch's headers".into(), Belief::Kept));
+        }
+        Ok(())
+    }
+
     /// Sent in order on one connection; the answer to the first message is looked at only where it is a refusal.
-    async fn send(&self, id: &str, headers: Vec<HeaderMap>) -> Result<Answer, PublishError> {
+    async fn send(&self, id: &str, headers: Vec<HeaderMap>) -> Result<Reply, PublishError> {
         let mut each = self.messages.iter().zip(headers);
         let Some((first, first_headers)) = each.next() else {
             return Err(refused("a batch of nothing"));
@@ -185,7 +197,7 @@ impl Batch<'_> {
                 None => self.committed(id, rest.await),
             },
             Either::Right((committed, opened)) => match self.committed(id, committed) {
-                stored @ Answer::Committed { .. } => stored,
+                stored @ Reply::Committed { .. } => stored,
                 // What the first one was refused for says more than that the rest was incomplete.
                 other => opened.now_or_never().and_then(|opened| refusal(&opened)).unwrap_or(other),
             },
@@ -197,25 +209,25 @@ impl Batch<'_> {
         self.line.request(message.subject.clone(), request, ACK_WAIT).await
     }
 
-    fn committed(&self, id: &str, answer: Result<Message, RequestError>) -> Answer {
+    fn committed(&self, id: &str, answer: Result<Message, RequestError>) -> Reply {
         let answer = match answer {
             Ok(answer) => answer,
             Err(why) => return unanswered(&why),
         };
         match serde_json::from_slice::<BatchAck>(&answer.payload) {
-            Ok(BatchAck { error: Some(refusal), .. }) => Answer::Refused(refusal),
+            Ok(BatchAck { error: Some(refusal), .. }) => Reply::Refused(refusal),
             Ok(ack) if ack.batch == id && ack.count == self.messages.len() => {
-                Answer::Committed { last: ack.seq }
+                Reply::Committed { last: ack.seq }
             }
             // Whoever answers so knows no batches.
-            Ok(_) | Err(_) => Answer::NoStream,
+            Ok(_) | Err(_) => Reply::NoStream,
         }
     }
 
     /// The messages of a batch follow each other.
     fn stored(&self, last: u64) -> Vec<Stored> {
         let first = (last + 1).saturating_sub(self.messages.len() as u64);
-        let stored = |sequence| Stored { stream: self.stream.to_owned(), sequence, duplicate: false };
+        let stored = |sequence| Stored { stream: self.stream.name.to_string(), sequence, duplicate: false };
         (first..=last).map(stored).collect()
     }
 }
@@ -233,22 +245,24 @@ fn not_sent(why: NotSent) -> RequestError {
     RequestError::with_source(kind, why)
 }
 
-fn unanswered(why: &RequestError) -> Answer {
+fn unanswered(why: &RequestError) -> Reply {
     match why.kind() {
-        RequestErrorKind::NoResponders => Answer::NoStream,
-        RequestErrorKind::MaxPayloadExceeded => Answer::NotSendable(PublishError::TooLarge(why.to_string())),
-        RequestErrorKind::InvalidSubject => Answer::NotSendable(refused("not a subject")),
-        RequestErrorKind::TimedOut | RequestErrorKind::Other => Answer::NoAnswer(why.to_string()),
+        RequestErrorKind::NoResponders => Reply::NoStream,
+        RequestErrorKind::MaxPayloadExceeded => {
+            Reply::NotSendable(NotStored::Failed(PublishError::TooLarge(why.to_string())))
+        }
+        RequestErrorKind::InvalidSubject => Reply::NotSendable(NotStored::Failed(refused("not a subject"))),
+        RequestErrorKind::TimedOut | RequestErrorKind::Other => Reply::NoAnswer(why.to_string()),
     }
 }
 
 /// What the first message was refused for. An empty answer says that the batch is open.
-fn refusal(opened: &Result<Message, RequestError>) -> Option<Answer> {
+fn refusal(opened: &Result<Message, RequestError>) -> Option<Reply> {
     match opened {
         Ok(answer) if answer.payload.is_empty() => None,
         Ok(answer) => match serde_json::from_slice::<BatchAck>(&answer.payload) {
-            Ok(BatchAck { error: Some(refusal), .. }) => Some(Answer::Refused(refusal)),
-            Ok(_) | Err(_) => Some(Answer::NoStream),
+            Ok(BatchAck { error: Some(refusal), .. }) => Some(Reply::Refused(refusal)),
+            Ok(_) | Err(_) => Some(Reply::NoStream),
         },
         // The last message's answer decides.
         Err(why) if why.kind() == RequestErrorKind::TimedOut => None,

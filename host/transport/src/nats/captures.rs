@@ -44,9 +44,18 @@ struct Known {
     silent_until: Option<Instant>,
 }
 
+/// A stream that takes atomic batches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct AtomicStream {
+    pub name: Arc<str>,
+    /// Bytes of the largest message that it takes, headers included.
+    pub message_bytes_max: Option<usize>,
+}
+
 #[derive(Debug, Clone)]
 struct Capture {
     stream: Arc<str>,
+    message_bytes_max: Option<usize>,
     filters: Arc<[SubjectFilter]>,
     atomic: bool,
     asked: Instant,
@@ -54,7 +63,7 @@ struct Capture {
 
 impl Captures {
     /// The stream that captures all of these and takes atomic batches.
-    pub(super) async fn atomic(&self, control: &Line, messages: &[Outgoing]) -> Option<Arc<str>> {
+    pub(super) async fn atomic(&self, control: &Line, messages: &[Outgoing]) -> Option<AtomicStream> {
         let first = messages.first()?;
         let capture = match self.remembered(&first.subject) {
             Remembered::Yes(capture) => capture,
@@ -62,7 +71,8 @@ impl Captures {
             Remembered::No => self.ask(control, &first.subject).await?,
         };
         let all = messages.iter().all(|message| capture.captures(&message.subject));
-        (capture.atomic && all).then_some(capture.stream)
+        let Capture { stream: name, message_bytes_max, .. } = capture;
+        (capture.atomic && all).then_some(AtomicStream { name, message_bytes_max })
     }
 
     /// The stream is not what it was thought to be.
@@ -152,6 +162,7 @@ async fn capture(control: &Line, subject: &str) -> Result<Option<Capture>, ApiEr
     let filters = info.config.subjects.iter().filter_map(|subject| subject.parse().ok()).collect();
     Ok(Some(Capture {
         stream: name.into(),
+        message_bytes_max: usize::try_from(info.config.max_message_size).ok().filter(|bytes| *bytes > 0),
         filters,
         atomic: info.config.allow_atomic_publish && Version::of(control) >= ATOMIC_BATCHES,
         asked: Instant::now(),

@@ -72,7 +72,9 @@ pub use seen::SEEN_BUCKET;
 pub use settle::NatsSettle;
 pub use source::NatsSource;
 pub use survey::{ConsumerFinding, StreamFinding};
-pub use topology::{Difference, Discard, Ensured, Ownership, Retention, Storage, StreamSpec, TopologyError};
+pub use topology::{
+    Batches, Difference, Discard, Ensured, Ownership, Retention, Storage, StreamSpec, TopologyError,
+};
 pub use whereabouts::{
     ConsumerView, FailedRunsOf, LetterOf, Standing, StoredEvent, Whereabouts, WhereaboutsError,
 };

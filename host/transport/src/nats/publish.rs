@@ -8,7 +8,7 @@ use super::{
     api::{self, ApiError, code},
     backoff,
     batch::{self, Batch, Belief, NotStored},
-    captures::{self, Captures},
+    captures::{self, AtomicStream, Captures},
     connect::Line,
     dead_letters::Letters,
     wire,
@@ -221,13 +221,13 @@ impl NatsPublish {
             match self.store_batch(&stream, messages).await {
                 Ok(stored) => return Ok(Released { stored, atomic: true }),
                 Err(NotStored::Singly { why, belief }) => {
-                    debug!(%stream, messages = messages.len(), why, "not taken as a batch; publishing singly");
+                    debug!(stream = %stream.name, messages = messages.len(), why, "not taken as a batch; publishing singly");
                     if belief == Belief::Shaken {
-                        self.captures.forget(&stream);
+                        self.captures.forget(&stream.name);
                     }
                 }
                 Err(NotStored::Failed(why)) => {
-                    let subject = format!("stream {stream}, with {} others", messages.len() - 1);
+                    let subject = format!("stream {} with {} others", stream.name, messages.len() - 1);
                     return Err(NotReleased { subject, why });
                 }
             }
@@ -235,7 +235,11 @@ impl NatsPublish {
         self.store_each(messages).await
     }
 
-    async fn store_batch(&self, stream: &str, messages: &[Outgoing]) -> Result<Vec<Stored>, NotStored> {
+    async fn store_batch(
+        &self,
+        stream: &AtomicStream,
+        messages: &[Outgoing],
+    ) -> Result<Vec<Stored>, NotStored> {
         let permits = u32::try_from(messages.len().min(IN_FLIGHT_MAX)).unwrap_or(u32::MAX);
         let closed = |why| NotStored::Failed(refused(why));
         let _permits = self.in_flight.acquire_many(permits).await.map_err(closed)?;

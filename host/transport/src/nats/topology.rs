@@ -37,6 +37,21 @@ pub struct StreamSpec {
     pub discard: Discard,
     /// Who makes the stream.
     pub ownership: Ownership,
+    /// Whether the stream, when it is made, takes atomic batches. Not compared where it exists.
+    pub batches: Batches,
+}
+
+/// Whether a stream that is made takes atomic batches, so that nobody sees only some of an event's outputs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Batches {
+    /// Where the broker holds them back in memory: in a stream in memory, or with more than one copy. On disk with one
+    /// copy it makes and removes a store of files for each batch, which costs a sync to disk and more.
+    #[default]
+    WhereCheap,
+    /// Whatever it costs.
+    Always,
+    /// Outputs go out one by one.
+    Never,
 }
 
 /// What ends a message's stay.
@@ -246,6 +261,7 @@ impl StreamSpec {
             replicas: 1,
             discard: Discard::default(),
             ownership: Ownership::default(),
+            batches: Batches::default(),
         }
     }
 
@@ -278,8 +294,11 @@ impl StreamSpec {
                 Discard::New => DiscardPolicy::New,
             },
             allow_direct: true,
-            // Not compared: a stream without it takes outputs one by one.
-            allow_atomic_publish: true,
+            allow_atomic_publish: match self.batches {
+                Batches::WhereCheap => self.storage == Storage::Memory || self.replicas > 1,
+                Batches::Always => true,
+                Batches::Never => false,
+            },
             ..Config::default()
         }
     }

@@ -6,8 +6,10 @@
 mod support;
 
 mod access;
+mod batches;
 mod embedded;
 mod history;
+mod keys;
 mod malformed;
 mod pausing;
 mod plain;
