@@ -182,7 +182,12 @@ impl Intake {
                     self.give_back(&delivery.receipt).await;
                 }
             }
-            Claim::AlreadyHeld => self.lane.record.copy_dropped(),
+            Claim::AlreadyHeld => {
+                self.lane.record.copy_dropped();
+                if self.order.is_some() {
+                    self.lane.leases.given_again(&delivery.receipt);
+                }
+            }
             Claim::AlreadyDone => {
                 self.lane.record.acknowledged_again();
                 if let Err(why) = self.lane.settle.ack(&delivery.receipt).await {

@@ -213,6 +213,11 @@ impl MemoryBroker {
         }
     }
 
+    /// How many events were given to anybody and have not ended.
+    pub fn given_and_unsettled(&self) -> usize {
+        self.lock().events.values().filter(|event| event.delivered > 0 && !event.settled).count()
+    }
+
     /// The source of the one consumer.
     pub fn source(&self) -> Box<dyn Source> {
         Box::new(MemorySource(self.clone()))
@@ -350,6 +355,10 @@ impl Settle for MemoryBroker {
 
     fn ack_confirmed<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>> {
         self.ack(receipt)
+    }
+
+    fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
+        Box::pin(async { Ok(self.given_and_unsettled()) })
     }
 
     fn park<'a>(
