@@ -90,10 +90,8 @@ pub trait Source: Send {
     /// None when the source was closed. Trouble at the broker is waited out inside. Cancel safe: a delivery that was
     /// taken from the broker is not lost when the future is dropped.
     fn next(&mut self, room: usize) -> BoxFuture<'_, Option<Delivery>>;
-    /// The opening that the last delivery came from. A source that never opens again needs no answer of its own.
-    fn opening(&self) -> Opening {
-        Opening::default()
-    }
+    /// The opening that the last delivery came from.
+    fn opening(&self) -> Opening;
     /// Ends the subscription and gives what was on its way, so that it can be put back and need not wait until the broker's
     /// patience ends. Takes no longer than about two seconds; nothing may be asked of the source afterwards.
     fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>>;
@@ -148,19 +146,13 @@ pub trait Settle: Send + Sync {
     ) -> BoxFuture<'a, Result<(), ParkError>>;
     /// How many deliveries of this consumer the broker has given to anybody and not heard the end of. Asked for ordered
     /// consumers only.
-    fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
-        Box::pin(std::future::ready(Ok(0)))
-    }
+    fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>>;
     /// Whether this host may work on the consumer. An ordered consumer has one active host; by its own clock a host knows
     /// early enough that another may have taken over. Asks nobody.
-    fn is_active(&self) -> bool {
-        true
-    }
+    fn is_active(&self) -> bool;
     /// Keeps this host the active one of an ordered consumer, if it is. To be called often, for as long as anything is
     /// held; asks the broker only when that is due.
-    fn stay_active(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
+    fn stay_active(&self) -> BoxFuture<'_, ()>;
     /// Claims an input's key for an event. A claim lapses after `ttl`.
     fn claim_key<'a>(
         &'a self,

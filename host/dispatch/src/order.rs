@@ -249,14 +249,13 @@ impl Order {
     fn give_up(&self, lane: &Lane) {
         let waiting = {
             let mut state = self.lock();
-            if state.gate != Gate::Ended {
-                self.close_gate(&mut state);
+            let waiting = state.lines.take_waiting();
+            if waiting.is_empty() {
+                return;
             }
-            state.lines.take_waiting()
+            self.close_gate(&mut state);
+            waiting
         };
-        if waiting.is_empty() {
-            return;
-        }
         warn!(plugin = %lane.binding.plugin, events = waiting.len(), "this host is not the active one any more; its events are left to the next");
         for delivery in waiting {
             lane.leases.release(&delivery.receipt);

@@ -8,8 +8,8 @@ use busway_core::{
     AttemptRecord, DeadLetter, Delivery, EventId, Headers, Message, Position, Publish, Receipt, ReplySubject,
     Settle, Source,
     port::{
-        BoxFuture, Content, KeyClaim, Malformed, NotReleased, Outgoing, ParkError, PublishError, Released,
-        SettleError, Stored,
+        BoxFuture, Content, KeyClaim, Malformed, NotReleased, Opening, Outgoing, ParkError, PublishError,
+        Released, SettleError, Stored,
     },
 };
 use bytes::Bytes;
@@ -282,6 +282,10 @@ impl Source for MemorySource {
         })
     }
 
+    fn opening(&self) -> Opening {
+        Opening { number: 1, unsettled: 0 }
+    }
+
     fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
         // Nothing is ever on its way here: what is asked for comes at once.
         Box::pin(async { Vec::new() })
@@ -359,6 +363,15 @@ impl Settle for MemoryBroker {
 
     fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
         Box::pin(async { Ok(self.given_and_unsettled()) })
+    }
+
+    // Between one host and this broker nothing is lost, and there is no other host: see `link` for those.
+    fn is_active(&self) -> bool {
+        true
+    }
+
+    fn stay_active(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
     }
 
     fn park<'a>(

@@ -9,6 +9,7 @@ mod access;
 mod embedded;
 mod history;
 mod malformed;
+mod ordering;
 mod pausing;
 mod plain;
 mod pulling;
