@@ -327,7 +327,8 @@ fn watch_readiness(running: &Running, status: Status) -> impl Future<Output = ()
 
 fn unconfirmed((name, status): &(String, watch::Receiver<SourceStatus>)) -> Option<String> {
     match &*status.borrow() {
-        SourceStatus::Confirmed => None,
+        // A host that stands by is as ready as it can be: the one that it waits for may be waiting for it to be.
+        SourceStatus::Confirmed | SourceStatus::StandBy(_) => None,
         SourceStatus::Opening => Some(format!("{name}: the server has not confirmed the subscription yet")),
         SourceStatus::Trouble(why) => Some(format!("{name}: {why}")),
         SourceStatus::Stopped(why) => Some(format!("{name}: stopped: {why}")),

@@ -87,6 +87,46 @@ pub struct BreakerPolicy {
     pub open_max: Duration,
 }
 
+/// Deliveries of a binding in order per key that are unsettled at once, running and waiting together. What lies beyond them
+/// in the stream is not seen before one of them ends, so this bounds the memory and how far other keys get past a hot one.
+pub const PER_KEY_WINDOW: u32 = 256;
+/// The same where one event runs at a time: enough that a pull brings many.
+pub const STRICT_WINDOW: u32 = 64;
+
+impl Ordering {
+    /// What those behind a failing event do; none where nobody waits for anybody.
+    pub fn behind(&self) -> Option<Behind> {
+        match self {
+            Self::Unordered => None,
+            Self::PerKey { behind, .. } | Self::Strict { behind } => Some(*behind),
+        }
+    }
+
+    /// Whether events wait for each other.
+    pub fn is_ordered(&self) -> bool {
+        self.behind().is_some()
+    }
+
+    /// How many deliveries may be unsettled at once where order is kept.
+    pub fn window(&self) -> Option<u32> {
+        match self {
+            Self::Unordered => None,
+            Self::PerKey { .. } => Some(PER_KEY_WINDOW),
+            Self::Strict { .. } => Some(STRICT_WINDOW),
+        }
+    }
+}
+
+impl Behind {
+    /// The word for it, as it is configured and as dead letters tell it.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::SkipToDlq => "skip-to-dlq",
+        }
+    }
+}
+
 impl Default for BreakerPolicy {
     fn default() -> Self {
         Self {

@@ -6,6 +6,7 @@
 
 use crate::{
     AttemptRecord, Digest, Evidence, FailedRun, Failure, FailureClass, Headers, PluginName, Used,
+    binding::Behind,
     event::{EventId, base32},
     headers,
     outcome::clean,
@@ -59,6 +60,9 @@ pub const USED: &str = "Busway-Used";
 pub const PAYLOAD_DIGEST: &str = "Busway-Payload-Digest";
 /// How often the event has been redriven.
 pub const ROUND: &str = "Busway-Round";
+/// What the events behind this one did while it failed, where the plugin wants its events in order: `block`, or
+/// `skip-to-dlq` when they have overtaken it.
+pub const BEHIND: &str = "Busway-Behind";
 /// The header block of a message that could not be decoded, in base64.
 pub const RAW_HEADERS: &str = "Busway-Raw-Headers";
 /// The object in the dead letters' object store that holds the payload, where letter and payload exceed the broker's
@@ -96,6 +100,8 @@ pub struct Writer<'a> {
     pub digest: &'a Digest,
     /// The host's name.
     pub host: &'a str,
+    /// What those behind the event did; none where nobody waits for anybody.
+    pub behind: Option<Behind>,
     /// Milliseconds since the Unix epoch.
     pub now_ms: u64,
 }
@@ -121,6 +127,9 @@ impl DeadLetter {
         push_failure(&mut lines, failure, record);
         push_origin(&mut lines, delivery);
         lines.push(HOST, &clean(writer.host, 256));
+        if let Some(behind) = writer.behind {
+            lines.push(BEHIND, behind.code());
+        }
         lines.push(DEAD_AT, &writer.now_ms.to_string());
         lines.push(PAYLOAD_DIGEST, &payload_digest.to_string());
         let round = delivery.receipt.round();
@@ -240,7 +249,7 @@ mod tests {
         };
         let plugin: PluginName = "enrich".parse().unwrap();
         let digest = Digest::of(b"plugin");
-        let writer = Writer { plugin: &plugin, digest: &digest, host: "h1", now_ms: 5 };
+        let writer = Writer { plugin: &plugin, digest: &digest, host: "h1", behind: None, now_ms: 5 };
         let mut failure = Failure::new(FailureClass::Trap, "unreachable", "a\r\nb");
         failure.evidence.panic = Some("boom, src/lib.rs:3".into());
         let mut record = AttemptRecord::default();

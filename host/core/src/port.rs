@@ -90,9 +90,21 @@ pub trait Source: Send {
     /// None when the source was closed. Trouble at the broker is waited out inside. Cancel safe: a delivery that was
     /// taken from the broker is not lost when the future is dropped.
     fn next(&mut self, room: usize) -> BoxFuture<'_, Option<Delivery>>;
+    /// The opening that the last delivery came from.
+    fn opening(&self) -> Opening;
     /// Ends the subscription and gives what was on its way, so that it can be put back and need not wait until the broker's
     /// patience ends. Takes no longer than about two seconds; nothing may be asked of the source afterwards.
     fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>>;
+}
+
+/// One opening of a source. Between two openings deliveries may have been lost on their way, and the broker gives them
+/// again only when its patience has ended: later events come first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// Counted from 1.
+    pub number: u64,
+    /// Deliveries that were given to anybody before it, and of whose end the broker had not heard.
+    pub unsettled: usize,
 }
 
 /// How deliveries are settled, and where failed runs are recorded. None of these is cancel safe in the sense that a
@@ -132,6 +144,15 @@ pub trait Settle: Send + Sync {
         failed_runs: u32,
         after: Duration,
     ) -> BoxFuture<'a, Result<(), ParkError>>;
+    /// How many deliveries of this consumer the broker has given to anybody and not heard the end of. Asked for ordered
+    /// consumers only.
+    fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>>;
+    /// Whether this host may work on the consumer. An ordered consumer has one active host; by its own clock a host knows
+    /// early enough that another may have taken over. Asks nobody.
+    fn is_active(&self) -> bool;
+    /// Keeps this host the active one of an ordered consumer, if it is. To be called often, for as long as anything is
+    /// held; asks the broker only when that is due.
+    fn stay_active(&self) -> BoxFuture<'_, ()>;
     /// Claims an input's key for an event. A claim lapses after `ttl`.
     fn claim_key<'a>(
         &'a self,

@@ -1,6 +1,9 @@
 //! The table: what follows from an outcome. The only place that knows about retrying.
 
-use crate::{AttemptRecord, FailureClass, Outcome, Receipt, Refusal, RetryPolicy};
+use crate::{
+    AttemptRecord, FailureClass, Outcome, Receipt, Refusal, RetryPolicy,
+    binding::{Behind, Ordering},
+};
 use std::time::Duration;
 
 /// What is to be done with a delivery.
@@ -39,6 +42,19 @@ impl RetryPolicy {
             Outcome::Failed(failure) => {
                 Verdict::Retry { after: self.wait(failure, history, &receipt.event_id) }
             }
+        }
+    }
+}
+
+impl Verdict {
+    /// What the binding's order makes of the policy's verdict: where nobody waits behind a failing event, its first failed
+    /// run is its last.
+    pub fn in_order(self, ordering: &Ordering, outcome: &Outcome) -> Self {
+        match (self, ordering.behind(), outcome) {
+            (Self::Retry { .. }, Some(Behind::SkipToDlq), Outcome::Failed(failure)) => {
+                Self::DeadLetter(failure.class)
+            }
+            (verdict, ..) => verdict,
         }
     }
 }
@@ -148,6 +164,18 @@ mod tests {
     #[test]
     fn an_event_that_another_host_may_have_is_left_alone() {
         assert_eq!(verdict(&policy(), &Outcome::Refused(Refusal::LeaseLost), &[]), Verdict::Leave);
+    }
+
+    #[test]
+    fn where_nobody_waits_behind_a_failing_event_its_first_failed_run_is_its_last() {
+        let trap = failed(FailureClass::Trap);
+        let ordered = |behind| verdict(&policy(), &trap, &[]).in_order(&Ordering::Strict { behind }, &trap);
+        assert_eq!(ordered(Behind::SkipToDlq), Verdict::DeadLetter(FailureClass::Trap));
+        assert_eq!(ordered(Behind::Block), WAIT);
+        let refused = Outcome::Refused(Refusal::Draining);
+        let skip = Ordering::Strict { behind: Behind::SkipToDlq };
+        let put_back = verdict(&policy(), &refused, &[]);
+        assert_eq!(put_back.in_order(&skip, &refused), put_back, "what is the host's fault is waited for");
     }
 
     #[test]

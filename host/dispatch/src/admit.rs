@@ -32,7 +32,7 @@ pub(crate) fn check(lane: &Lane, receipt: &Receipt, event: Event) -> Result<Admi
     if lane.host.draining.is_cancelled() {
         return Err(Refusal::Draining);
     }
-    if !lane.leases.is_valid(receipt) {
+    if !lane.holds(receipt) {
         return Err(Refusal::LeaseLost);
     }
     Ok(Admitted(event))

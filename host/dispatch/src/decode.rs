@@ -1,10 +1,12 @@
 //! Step 2: what was stored becomes an event, or can't.
 //!
-//! The payload is not looked into: it is the plugin's. Headers of the broker and the host are taken out, the hop count is
+//! The payload is not looked into: it is the plugin's. The one exception is the key that a binding is ordered by. Headers of the broker and the host are taken out, the hop count is
 //! read. Nothing here is retried: the same bytes will not decode tomorrow.
 
+use crate::lane::Lane;
 use busway_core::{
-    Delivery, Event, Failure, FailureClass, Headers, dead_letter::HOPS, headers::is_shown, port::Content,
+    Delivery, Event, Failure, FailureClass, Headers, binding::Ordering, dead_letter::HOPS, headers::is_shown,
+    port::Content,
 };
 
 /// Most plugins that an event's ancestors may have gone through.
@@ -41,6 +43,20 @@ pub(crate) fn event(delivery: &Delivery) -> Result<Event, Failure> {
         hops,
         can_reply: delivery.receipt.reply_to.is_some(),
     })
+}
+
+/// Whether the event has the key that its binding is ordered by.
+///
+/// # Errors
+/// `undecodable`: without a key it has no place among the others.
+pub(crate) fn order_key(lane: &Lane, delivery: &Delivery) -> Result<(), Failure> {
+    let (Ordering::PerKey { key, .. }, Content::Message(message)) =
+        (&lane.binding.ordering, &delivery.content)
+    else {
+        return Ok(());
+    };
+    let found = key.key_of(&message.subject, &message.headers, &message.payload);
+    found.map(drop).map_err(|why| Failure::new(FailureClass::Undecodable, "no-key", why.to_string()))
 }
 
 /// A count that can't be read counts as one hop too many only when it is a number too large to hold.

@@ -105,10 +105,10 @@ fn disposition(verdict: Verdict, settled: Settled) -> Disposition {
         (Settled::Finished, _) => Disposition::Done,
         (Settled::DeadLettered { letter }, _) => Disposition::DeadLettered { letter },
         // After an attempt that could not be recorded the wait is another one, and so is the account.
-        (Settled::PutBack(wait), Verdict::Retry { after }) if wait == after => {
+        (Settled::PutBack(wait) | Settled::Kept(wait), Verdict::Retry { after }) if wait == after => {
             Disposition::Retried { wait, waits: Waits::InConsumer }
         }
-        (Settled::PutBack(wait), _) => Disposition::PutBack { wait },
+        (Settled::PutBack(wait) | Settled::Kept(wait), _) => Disposition::PutBack { wait },
         (Settled::LeftToBroker, _) => Disposition::Left,
     }
 }

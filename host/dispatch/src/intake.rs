@@ -10,11 +10,15 @@ use crate::{
     history,
     lane::Lane,
     lease::Claim,
+    order::{Order, RELEASED_MAX},
     pipeline, record,
-    settle::{self, SHUTDOWN_WAIT},
+    settle::{self, SHUTDOWN_WAIT, Settled},
     supervise::Supervisor,
 };
-use busway_core::{Delivery, Receipt, Refusal, Source, binding::Subscription};
+use busway_core::{
+    Delivery, Receipt, Refusal, Source,
+    binding::{Ordering as EventOrder, Subscription},
+};
 use futures_util::{FutureExt as _, future::join_all};
 use std::{
     panic::AssertUnwindSafe,
@@ -43,6 +47,8 @@ const PROGRESS_BATCH: usize = 64;
 pub struct Intake {
     lane: Arc<Lane>,
     queue: async_channel::Receiver<Delivery>,
+    /// Says when a delivery goes into the queue, where events wait for each other.
+    order: Option<Order>,
     pace: Arc<Pace>,
 }
 
@@ -59,13 +65,22 @@ impl Intake {
     /// Starts the binding: one reader of the source and one reporter of progress on `supervisor`'s control runtime, and
     /// a worker per permit on its guest runtime. They end when the host drains.
     pub fn start(lane: Arc<Lane>, source: Box<dyn Source>, supervisor: &Supervisor) {
-        let (sender, queue) = async_channel::bounded(HELD_MAX as usize);
-        let pace = Arc::new(Pace::new(lane.binding.limits.concurrency));
-        let intake = Arc::new(Self { lane, queue, pace });
+        let ordering = &lane.binding.ordering;
+        let held_max = if ordering.is_ordered() { RELEASED_MAX } else { HELD_MAX as usize };
+        let workers = match ordering {
+            EventOrder::Strict { .. } => 1,
+            EventOrder::PerKey { .. } | EventOrder::Unordered => lane.binding.limits.concurrency,
+        };
+        let (sender, queue) = async_channel::bounded(held_max);
+        let order = Order::of(ordering, sender.clone());
+        let intake = Arc::new(Self { lane, queue, order, pace: Arc::new(Pace::new(workers)) });
         let name = intake.lane.binding.durable();
         supervisor.control(format!("{name}: intake"), Arc::clone(&intake).read(source, sender));
         supervisor.control(format!("{name}: progress"), Arc::clone(&intake).report_progress());
-        for worker in 0..intake.lane.binding.limits.concurrency {
+        if intake.order.is_some() {
+            supervisor.control(format!("{name}: order"), Arc::clone(&intake).keep_order());
+        }
+        for worker in 0..workers {
             supervisor.guest(format!("{name}: worker {worker}"), Arc::clone(&intake).work());
         }
     }
@@ -77,7 +92,7 @@ impl Intake {
         let mut watch = FlowWatch::new(&self.lane);
         loop {
             let flow = watch.flow();
-            if matches!(flow, Flow::Shut(_)) {
+            if matches!(flow, Flow::Shut(_)) && self.order.is_none() {
                 self.put_back_queued().await;
             }
             let room = self.room(flow, queue.len());
@@ -93,9 +108,17 @@ impl Intake {
                 error!(plugin = %self.lane.binding.plugin, "the subscription ended; no more events arrive for this binding");
                 break;
             };
+            if let Some(order) = &self.order {
+                order.opened(source.opening());
+            }
             self.take(delivery, flow, &queue).await;
         }
+        // Those behind first: nothing is released any more when the first of them goes back.
+        let waiting = self.order.as_ref().map(Order::end).unwrap_or_default();
         queue.close();
+        for delivery in waiting {
+            self.give_back(&delivery.receipt).await;
+        }
         // What was on its way may be a copy of what still runs or is settled: only what is neither is given back.
         for delivery in source.close().await {
             let flow = watch.flow();
@@ -108,17 +131,21 @@ impl Intake {
 
     /// How many more events may come.
     fn room(&self, flow: Flow, queued: usize) -> usize {
-        match flow {
-            Flow::Free => self.pace.room(queued as u64),
-            Flow::One => usize::from(queued == 0),
-            Flow::Rest(_) | Flow::Shut(_) => 0,
+        match (flow, &self.order) {
+            (Flow::Free, Some(order)) => order.room(self.lane.leases.held()),
+            (Flow::One, Some(order)) => order.room(self.lane.leases.held()).min(1),
+            (Flow::Free, None) => self.pace.room(queued as u64),
+            (Flow::One, None) => usize::from(queued == 0),
+            (Flow::Rest(_) | Flow::Shut(_), _) => 0,
         }
     }
 
     /// Whether the source is listened to although nothing is asked for: what a stream has on its way would only wait here
-    /// until the broker's patience ends. Plain subjects have a buffer of their own.
+    /// until the broker's patience ends. Plain subjects have a buffer of their own, and where order is kept nothing is given
+    /// back but at the end.
     fn hears(&self, flow: Flow) -> bool {
-        matches!(flow, Flow::Shut(_)) && !matches!(self.lane.binding.subscription, Subscription::Core { .. })
+        let listens = matches!(flow, Flow::Shut(_)) && self.order.is_none();
+        listens && !matches!(self.lane.binding.subscription, Subscription::Core { .. })
     }
 
     /// Gives back what is held and has not begun, uncounted.
@@ -140,6 +167,13 @@ impl Intake {
 
     async fn take(&self, delivery: Delivery, flow: Flow, queue: &async_channel::Sender<Delivery>) {
         match self.lane.leases.claim(&delivery.receipt) {
+            Claim::Held if self.order.is_some() => {
+                self.lane.record.held(self.lane.leases.held());
+                let refused = self.order.as_ref().and_then(|order| order.arrive(delivery));
+                if let Some(delivery) = refused {
+                    self.give_back(&delivery.receipt).await;
+                }
+            }
             Claim::Held if matches!(flow, Flow::Shut(_)) => self.put_back_paused(&delivery.receipt).await,
             Claim::Held => {
                 self.pace.queued(delivery.content.payload().len() as u64);
@@ -148,7 +182,12 @@ impl Intake {
                     self.give_back(&delivery.receipt).await;
                 }
             }
-            Claim::AlreadyHeld => self.lane.record.copy_dropped(),
+            Claim::AlreadyHeld => {
+                self.lane.record.copy_dropped();
+                if self.order.is_some() {
+                    self.lane.leases.given_again(&delivery.receipt);
+                }
+            }
             Claim::AlreadyDone => {
                 self.lane.record.acknowledged_again();
                 if let Err(why) = self.lane.settle.ack(&delivery.receipt).await {
@@ -160,7 +199,9 @@ impl Intake {
 
     async fn work(self: Arc<Self>) {
         while let Ok(delivery) = self.queue.recv().await {
-            self.pace.dequeued(delivery.content.payload().len() as u64);
+            if self.order.is_none() {
+                self.pace.dequeued(delivery.content.payload().len() as u64);
+            }
             if self.lane.host.draining.is_cancelled() {
                 self.give_back(&delivery.receipt).await;
                 continue;
@@ -170,13 +211,33 @@ impl Intake {
             // A fault of the host in one event must not end the worker. Nothing that the path leaves behind is shared
             // half-changed: the leases are the only shared state, and every change of them is a whole one.
             let path = AssertUnwindSafe(pipeline::process(&self.lane, &delivery, slot));
-            if path.catch_unwind().await.is_err() {
-                error!(plugin = %self.lane.binding.plugin, event = %delivery.receipt.event_id, "a fault in the host; the event is put back");
-                self.lane.record.host_fault();
-                settle::put_back(&self.lane, &delivery.receipt, SHUTDOWN_WAIT).await;
-                history::host_fault(&self.lane, &delivery, started.elapsed(), SHUTDOWN_WAIT);
-            }
+            let settled = match path.catch_unwind().await {
+                Ok(settled) => settled,
+                Err(_) => {
+                    error!(plugin = %self.lane.binding.plugin, event = %delivery.receipt.event_id, "a fault in the host; the event is put back");
+                    self.lane.record.host_fault();
+                    let settled = settle::wait(&self.lane, &delivery.receipt, SHUTDOWN_WAIT).await;
+                    history::host_fault(&self.lane, &delivery, started.elapsed(), SHUTDOWN_WAIT);
+                    settled
+                }
+            };
             self.pace.ran(started.elapsed());
+            self.ended(delivery, settled).await;
+        }
+    }
+
+    /// Lets those behind an event go, where somebody waits for it.
+    async fn ended(&self, delivery: Delivery, settled: Settled) {
+        let Some(order) = &self.order else { return };
+        if let Some(delivery) = order.ended(delivery, settled) {
+            self.give_back(&delivery.receipt).await;
+        }
+        self.pace.taken.notify_one();
+    }
+
+    async fn keep_order(self: Arc<Self>) {
+        if let Some(order) = &self.order {
+            order.keep(&self.lane).await;
         }
     }
 

@@ -134,6 +134,11 @@ impl Lane {
         }
     }
 
+    /// Whether the event is still this host's: the broker leaves it here, and no other host has taken over the consumer.
+    pub(crate) fn holds(&self, receipt: &Receipt) -> bool {
+        self.settle.is_active() && self.leases.is_valid(receipt)
+    }
+
     /// Which version of the plugin runs.
     pub(crate) fn version(&self) -> String {
         self.runner.version.clone()

@@ -103,6 +103,15 @@ impl Leases {
         self.lock().held.get(&sequence).is_some_and(|lease| lease.confirmed.elapsed() < lost_after)
     }
 
+    /// The broker gave a held event to this host once more, and no other host can have had it in between.
+    pub(crate) fn given_again(&self, receipt: &Receipt) {
+        if let Some(sequence) = sequence(receipt)
+            && let Some(lease) = self.lock().held.get_mut(&sequence)
+        {
+            lease.confirmed = Instant::now();
+        }
+    }
+
     fn lost_after(&self) -> Duration {
         self.ack_wait.mul_f64(0.9)
     }
@@ -146,7 +155,8 @@ impl Leases {
         }
     }
 
-    /// The receipts for which progress is due; they count as asked from now on.
+    /// The receipts for which progress is due; they count as asked from now on. For a lost one it would only keep the
+    /// broker from giving it to somebody who can publish.
     pub(crate) fn due(&self) -> Vec<Receipt> {
         let (due_after, lost_after) = (self.ack_wait / 3, self.lost_after());
         let now = Instant::now();
@@ -256,5 +266,7 @@ mod tests {
         leases.confirm(&receipt, Instant::now());
         assert!(!leases.is_valid(&receipt), "another host may have it, whatever the broker says to this one");
         assert_eq!(leases.due().len(), 0);
+        leases.given_again(&receipt);
+        assert!(leases.is_valid(&receipt));
     }
 }

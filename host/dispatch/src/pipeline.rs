@@ -11,8 +11,8 @@ use crate::{
 };
 use busway_core::{AttemptRecord, Delivery, LogLine, Outcome, Refusal, Used, Verdict, dead_letter};
 
-/// Walks one delivery from its arrival to its settlement.
-pub(crate) async fn process(lane: &Lane, delivery: &Delivery, slot: Slot) {
+/// Walks one delivery from its arrival to its settlement, and says what that was.
+pub(crate) async fn process(lane: &Lane, delivery: &Delivery, slot: Slot) -> Settled {
     let clock = record::received(lane);
     let history = history(lane, delivery).await;
     let Attempted { outcome, used } = match &history {
@@ -30,6 +30,7 @@ pub(crate) async fn process(lane: &Lane, delivery: &Delivery, slot: Slot) {
     drop(slot);
     let ended = Ended { took: clock.elapsed(), attempt, used, outcome: &outcome, verdict, settled };
     record::settled(lane, delivery, &ended);
+    settled
 }
 
 /// What came of an attempt.
@@ -81,7 +82,7 @@ async fn recorded_before(
 /// What did not end well after the broker may have given the event to another host is nothing at all: a record or a
 /// put-back of this host would count against the other one's run, or take the event from it.
 fn unless_lost(lane: &Lane, delivery: &Delivery, outcome: Outcome) -> Outcome {
-    let is_lost = !lane.leases.is_valid(&delivery.receipt);
+    let is_lost = !lane.holds(&delivery.receipt);
     match outcome {
         Outcome::Failed(_) | Outcome::Refused(_) if is_lost => Outcome::Refused(Refusal::LeaseLost),
         outcome => outcome,
@@ -101,6 +102,9 @@ async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> A
         Ok(event) => event,
         Err(failure) => return Attempted::without_a_run(Outcome::Failed(failure)),
     };
+    if let Err(failure) = decode::order_key(lane, delivery) {
+        return Attempted::without_a_run(Outcome::Failed(failure));
+    }
     if let Err(failure) = admit::in_time(lane, &delivery.receipt) {
         return Attempted::without_a_run(Outcome::Failed(failure));
     }
@@ -136,5 +140,6 @@ fn verdict(lane: &Lane, delivery: &Delivery, history: &AttemptRecord, outcome: &
     if let Some(run) = history.final_run() {
         return Verdict::DeadLetter(run.class);
     }
-    lane.binding.retry.verdict(outcome, history, &delivery.receipt)
+    let verdict = lane.binding.retry.verdict(outcome, history, &delivery.receipt);
+    verdict.in_order(&lane.binding.ordering, outcome)
 }

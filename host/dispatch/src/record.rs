@@ -7,6 +7,7 @@ use crate::{
     gate_metrics::GateMetrics,
     history::{self, History},
     lane::Lane,
+    order::{OrderGauges, OrderMetrics},
     settle::Settled,
 };
 use busway_core::{
@@ -46,6 +47,7 @@ pub struct Recorder {
     held: Family<PluginLabels, Gauge>,
     duration: HistogramFamily,
     gates: GateMetrics,
+    order: OrderMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,6 +106,8 @@ pub(crate) struct LaneRecorder {
     host_faults: Counter,
     held: Gauge,
     duration: Histogram,
+    /// Who is held up; nothing where events are in no order.
+    pub(crate) order: OrderGauges,
     plugin: String,
 }
 
@@ -124,7 +128,9 @@ impl Recorder {
             held: Family::default(),
             duration: Family::new_with_constructor(duration_histogram),
             gates: GateMetrics::new(registry),
+            order: OrderMetrics::default(),
         };
+        this.order.register(registry);
         registry.register(
             "busway_events_received",
             "Deliveries that began their path",
@@ -236,6 +242,7 @@ impl Recorder {
             host_faults: trouble("host-fault"),
             held: self.held.get_or_create_owned(&by_plugin),
             duration: self.duration.get_or_create_owned(&by_plugin),
+            order: self.order.lane(&plugin, &binding.ordering),
             plugin,
         }
     }
@@ -329,8 +336,8 @@ pub(crate) fn settled(lane: &Lane, delivery: &Delivery, ended: &Ended<'_>) {
         (Settled::LeftToBroker, _) => record.left_to_broker.inc(),
         (Settled::Finished, _) => record.acknowledged.inc(),
         (Settled::DeadLettered { .. }, _) => record.dead_lettered.inc(),
-        (Settled::PutBack(_), Verdict::Retry { .. }) => record.retried.inc(),
-        (Settled::PutBack(_), _) => record.put_back.inc(),
+        (Settled::PutBack(_) | Settled::Kept(_), Verdict::Retry { .. }) => record.retried.inc(),
+        (Settled::PutBack(_) | Settled::Kept(_), _) => record.put_back.inc(),
     };
     let plugin = &lane.binding.plugin;
     let id = &delivery.receipt.event_id;
@@ -348,7 +355,7 @@ pub(crate) fn settled(lane: &Lane, delivery: &Delivery, ended: &Ended<'_>) {
         }
         Outcome::Failed(failure) => {
             record.failed(failure.class);
-            if let Settled::PutBack(after) = settled {
+            if let Settled::PutBack(after) | Settled::Kept(after) = settled {
                 let Failure { class, code, reason, .. } = failure;
                 info!(%plugin, %id, %class, code, reason, after_ms = after.as_millis() as u64, "attempt failed, will be tried again");
             }

@@ -26,7 +26,7 @@ pub(crate) async fn outputs(
         Ran::Failed(failure) => return Outcome::Failed(failure),
         Ran::Refused(refusal) => return Outcome::Refused(refusal),
     };
-    if !lane.leases.is_valid(receipt) {
+    if !lane.holds(receipt) {
         return Outcome::Refused(Refusal::LeaseLost);
     }
     let trace = trace::traceparent(&event.headers, &event.id, lane.binding.plugin.as_str(), attempt.0);

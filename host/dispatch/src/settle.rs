@@ -36,6 +36,8 @@ pub(crate) enum Settled {
     },
     /// Put back with a wait.
     PutBack(Duration),
+    /// It stays here, its lease kept, and runs again after this wait: put back, it would be overtaken.
+    Kept(Duration),
     /// The broker did not confirm; it will give the event again by itself.
     LeftToBroker,
 }
@@ -57,20 +59,29 @@ pub(crate) async fn apply(
         (Verdict::DeadLetter(_), Outcome::Failed(failure)) => {
             dead_letter(lane, delivery, history, failure).await
         }
-        (Verdict::PutBack { after }, _) => put_back(lane, receipt, after).await,
+        (Verdict::PutBack { after }, _) => wait(lane, receipt, after).await,
         (Verdict::Leave, _) => {
             lane.leases.release(receipt);
             Settled::LeftToBroker
         }
         // No policy says these: only a failed attempt is retried or dead-lettered. Nothing is lost if one ever does.
-        (Verdict::Retry { .. } | Verdict::DeadLetter(_), _) => put_back(lane, receipt, SHUTDOWN_WAIT).await,
+        (Verdict::Retry { .. } | Verdict::DeadLetter(_), _) => wait(lane, receipt, SHUTDOWN_WAIT).await,
     }
+}
+
+/// Lets an event wait for its next run: at the broker, or here where those behind it must not pass. A host that drains
+/// has no next run.
+pub(crate) async fn wait(lane: &Lane, receipt: &Receipt, after: Duration) -> Settled {
+    if lane.binding.ordering.is_ordered() && !lane.host.draining.is_cancelled() {
+        return Settled::Kept(after);
+    }
+    put_back(lane, receipt, after).await
 }
 
 /// Gives an event back to the broker. One whose lease is lost is left alone: another host may have it by now, and word of
 /// this host's would take it from there.
 pub(crate) async fn put_back(lane: &Lane, receipt: &Receipt, after: Duration) -> Settled {
-    if !lane.leases.is_valid(receipt) {
+    if !lane.holds(receipt) {
         lane.leases.release(receipt);
         return Settled::LeftToBroker;
     }
@@ -91,10 +102,10 @@ async fn retry(
 ) -> Settled {
     history.push(failed_run(lane, failure, Some(after)));
     match lane.settle.record_attempts(receipt, &history).await {
-        Ok(()) => put_back(lane, receipt, after).await,
+        Ok(()) => wait(lane, receipt, after).await,
         Err(why) => {
             record::not_recorded(lane, receipt, &why);
-            put_back(lane, receipt, NOT_RECORDED_WAIT).await
+            wait(lane, receipt, NOT_RECORDED_WAIT).await
         }
     }
 }
@@ -110,7 +121,7 @@ async fn dead_letter(
         history.push(failed_run(lane, failure, None));
         if let Err(why) = lane.settle.record_attempts(receipt, &history).await {
             record::not_recorded(lane, receipt, &why);
-            return put_back(lane, receipt, NOT_RECORDED_WAIT).await;
+            return wait(lane, receipt, NOT_RECORDED_WAIT).await;
         }
     }
     let letter = compose(lane, delivery, failure, &history);
@@ -119,7 +130,7 @@ async fn dead_letter(
         Err(why) => {
             record::dead_letter_refused(lane, receipt, &why);
             lane.gate.letter_refused();
-            return put_back(lane, receipt, DEAD_LETTER_REFUSED_WAIT).await;
+            return wait(lane, receipt, DEAD_LETTER_REFUSED_WAIT).await;
         }
     };
     lane.gate.letter_stored();
@@ -138,7 +149,8 @@ async fn dead_letter(
 
 fn compose(lane: &Lane, delivery: &Delivery, failure: &Failure, history: &AttemptRecord) -> DeadLetter {
     let plugin = &lane.binding.plugin;
-    let writer = Writer { plugin, digest: &lane.digest, host: &lane.host.name, now_ms: now_ms() };
+    let behind = lane.binding.ordering.behind();
+    let writer = Writer { plugin, digest: &lane.digest, host: &lane.host.name, behind, now_ms: now_ms() };
     let none = Default::default();
     let headers = match &delivery.content {
         Content::Message(message) => &message.headers,

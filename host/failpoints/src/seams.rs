@@ -10,7 +10,8 @@ use busway_core::{
     Attempt, AttemptRecord, DeadLetter, Delivery, Event, EventId, Handler, Publish, Ran, Receipt, Refusal,
     Report, Settle, Source, Used,
     port::{
-        BoxFuture, KeyClaim, NotReleased, Outgoing, ParkError, PublishError, Released, SettleError, Stored,
+        BoxFuture, KeyClaim, NotReleased, Opening, Outgoing, ParkError, PublishError, Released, SettleError,
+        Stored,
     },
 };
 use std::{sync::Arc, time::Duration};
@@ -24,6 +25,8 @@ struct WrappedSource {
     inner: Box<dyn Source>,
     /// What was taken from the broker while the future that took it could still be dropped.
     taken: Option<Delivery>,
+    /// Deliveries that were taken from the broker and not given on.
+    dropped: u64,
 }
 
 struct WrappedHandler {
@@ -44,7 +47,7 @@ struct WrappedSettle {
 impl FailPoints {
     /// A source with points.
     pub fn source(&self, inner: Box<dyn Source>) -> Box<dyn Source> {
-        Box::new(WrappedSource { points: self.clone(), inner, taken: None })
+        Box::new(WrappedSource { points: self.clone(), inner, taken: None, dropped: 0 })
     }
 
     /// A handler with points.
@@ -76,10 +79,19 @@ impl Source for WrappedSource {
                 }
                 match self.points.pass(Operation::SourceNext, Side::After).await {
                     Ok(()) => return self.taken.take(),
-                    Err(Told(_)) => self.taken = None,
+                    Err(Told(_)) => {
+                        self.taken = None;
+                        self.dropped += 1;
+                    }
                 }
             }
         })
+    }
+
+    fn opening(&self) -> Opening {
+        let Opening { number, unsettled } = self.inner.opening();
+        // What was dropped here is missing as if it had been lost on its way.
+        Opening { number: number + self.dropped, unsettled: unsettled + self.dropped as usize }
     }
 
     fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
@@ -201,6 +213,18 @@ impl Settle for WrappedSettle {
         let told = |what| ParkError::NotStored(PublishError::Unreachable(what));
         let work = self.inner.park(delivery, failed_runs, after);
         Box::pin(self.points.around(Operation::SettlePark, work, told))
+    }
+
+    fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
+        self.inner.unsettled()
+    }
+
+    fn is_active(&self) -> bool {
+        self.inner.is_active()
+    }
+
+    fn stay_active(&self) -> BoxFuture<'_, ()> {
+        self.inner.stay_active()
     }
 
     fn claim_key<'a>(

@@ -5,8 +5,8 @@ use busway_core::{
     Attempt, AttemptRecord, DeadLetter, Delivery, Event, EventId, Handler, Headers, Message, Outputs,
     Publish, Ran, Receipt, Refusal, Report, Settle, Source, Used,
     port::{
-        BoxFuture, Content, KeyClaim, NotReleased, Outgoing, ParkError, PublishError, Released, SettleError,
-        Stored,
+        BoxFuture, Content, KeyClaim, NotReleased, Opening, Outgoing, ParkError, PublishError, Released,
+        SettleError, Stored,
     },
 };
 use futures_util::FutureExt as _;
@@ -127,6 +127,18 @@ impl Settle for World {
     fn park<'a>(&'a self, _: &'a Delivery, _: u32, _: Duration) -> BoxFuture<'a, Result<(), ParkError>> {
         self.does("settle.park", Ok(()))
     }
+    fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
+        Box::pin(async { Ok(0) })
+    }
+
+    fn is_active(&self) -> bool {
+        true
+    }
+
+    fn stay_active(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     fn claim_key<'a>(
         &'a self,
         _: &'a str,
@@ -171,6 +183,10 @@ impl Source for Messages {
         let delivery = delivery(self.0);
         Box::pin(async move { Some(delivery) })
     }
+    fn opening(&self) -> Opening {
+        Opening { number: 1, unsettled: 0 }
+    }
+
     fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
         Box::pin(async { vec![delivery(99)] })
     }

@@ -8,8 +8,8 @@ use busway_core::{
     AttemptRecord, DeadLetter, Delivery, EventId, Headers, Message, Position, Publish, Receipt, ReplySubject,
     Settle, Source,
     port::{
-        BoxFuture, Content, KeyClaim, Malformed, NotReleased, Outgoing, ParkError, PublishError, Released,
-        SettleError, Stored,
+        BoxFuture, Content, KeyClaim, Malformed, NotReleased, Opening, Outgoing, ParkError, PublishError,
+        Released, SettleError, Stored,
     },
 };
 use bytes::Bytes;
@@ -222,6 +222,11 @@ impl MemoryBroker {
         }
     }
 
+    /// How many events were given to anybody and have not ended.
+    pub fn given_and_unsettled(&self) -> usize {
+        self.lock().events.values().filter(|event| event.delivered > 0 && !event.settled).count()
+    }
+
     /// The source of the one consumer.
     pub fn source(&self) -> Box<dyn Source> {
         Box::new(MemorySource(self.clone()))
@@ -284,6 +289,10 @@ impl Source for MemorySource {
                 }
             }
         })
+    }
+
+    fn opening(&self) -> Opening {
+        Opening { number: 1, unsettled: 0 }
     }
 
     fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
@@ -359,6 +368,19 @@ impl Settle for MemoryBroker {
 
     fn ack_confirmed<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>> {
         self.ack(receipt)
+    }
+
+    fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
+        Box::pin(async { Ok(self.given_and_unsettled()) })
+    }
+
+    // Between one host and this broker nothing is lost, and there is no other host: see `link` for those.
+    fn is_active(&self) -> bool {
+        true
+    }
+
+    fn stay_active(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
     }
 
     fn park<'a>(

@@ -112,6 +112,11 @@ impl Line {
         self.client.borrow().clone()
     }
 
+    /// The name under which the broker lists this host.
+    pub(crate) fn host(&self) -> &str {
+        &self.config.name
+    }
+
     /// How the connection is, and every change of that.
     pub(crate) fn health(&self) -> watch::Receiver<LineHealth> {
         self.health.subscribe()

@@ -153,6 +153,8 @@ pub(super) struct Spec {
     pub durable: Arc<str>,
     pub filters: Vec<SubjectFilter>,
     pub ack_wait: Duration,
+    /// Whether one host at a time may pull.
+    pub ordered: bool,
     max_ack_pending: i64,
     description: String,
 }
@@ -182,7 +184,11 @@ impl Spec {
             durable: binding.durable().into(),
             filters: filters.clone(),
             ack_wait: settings.ack_wait,
-            max_ack_pending: (BATCH_MAX as i64 + 4 * concurrency).min(ACK_PENDING_MAX),
+            ordered: binding.ordering.is_ordered(),
+            max_ack_pending: match binding.ordering.window() {
+                Some(window) => i64::from(window),
+                None => (BATCH_MAX as i64 + 4 * concurrency).min(ACK_PENDING_MAX),
+            },
             description: format!("Busway plugin {}", binding.plugin),
         })
     }

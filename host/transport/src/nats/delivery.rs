@@ -18,6 +18,8 @@ pub(super) struct AckSubject<'a> {
     pub consumer: &'a str,
     pub delivered: u64,
     pub sequence: u64,
+    /// Counts everything that the consumer gave to anybody.
+    pub consumer_sequence: u64,
     /// Nanoseconds since the Unix epoch.
     pub stored_at_ns: i128,
 }
@@ -42,10 +44,10 @@ impl<'a> AckSubject<'a> {
         let (stream, consumer) = (tokens.next()?, tokens.next()?);
         let delivered = tokens.next()?.parse().ok()?;
         let sequence = tokens.next()?.parse().ok()?;
-        let _consumer_sequence: u64 = tokens.next()?.parse().ok()?;
+        let consumer_sequence = tokens.next()?.parse().ok()?;
         let stored_at_ns = tokens.next()?.parse().ok()?;
         let _pending: u64 = tokens.next()?.parse().ok()?;
-        Some(Self { stream, consumer, delivered, sequence, stored_at_ns })
+        Some(Self { stream, consumer, delivered, sequence, consumer_sequence, stored_at_ns })
     }
 
     /// An acknowledgement subject for a message that the client library can't receive, in the older form, which every
@@ -114,6 +116,7 @@ mod tests {
             consumer: "busway-a",
             delivered: 3,
             sequence: 100,
+            consumer_sequence: 7,
             stored_at_ns: 1_790_230_470_084_404_000,
         };
         for subject in [

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`config`], [`connect`] and what they need make the four connections; [`topology`] and
 //! [`own_streams`] make the streams,
-//! [`consumer`] a binding's durable consumer, from its [`checkpoint`] if need be; [`opening`], [`pull`] and [`source`] bring its events, [`pause`] holds them back, [`delivery`] turns
+//! [`consumer`] a binding's durable consumer, from its [`checkpoint`] if need be; [`active`] which host may pull from an
+//! ordered one; [`opening`], [`pull`] and [`source`] bring its events, [`pause`] holds them back, [`delivery`] turns
 //! messages into them, [`malformed`] finds those that can't be received; [`settle`], [`attempts`] and [`seen`] end them,
 //! [`publish`], [`batch`], [`captures`] and [`dead_letters`] store what comes of them, [`kept`]
 //! reads it back for an audit, [`history`] and [`whereabouts`] tell of one event. [`plain`] is all of that for subjects that no
@@ -15,6 +16,7 @@ mod greeting;
 mod options;
 mod refusal;
 
+mod active;
 mod checkpoint;
 mod consumer;
 mod own_streams;
@@ -61,8 +63,8 @@ pub use history::{Account, HistoryError, HistoryReader, HistoryWriter};
 pub use kept::{KeptConsumer, KeptError, KeptMessage, KeptReader, KeptStream};
 pub use opening::{SourceCounters, SourceStatus};
 pub use own_streams::{
-    ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, HISTORY_STREAM, HistorySettings, OwnStreams,
-    PAYLOADS_BUCKET,
+    ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, HISTORY_STREAM, HistorySettings, LEASES_BUCKET,
+    OwnStreams, PAYLOADS_BUCKET,
 };
 pub use pause::{ConsumerState, PauseError, ServerPause};
 pub use plain::NatsRequest;
@@ -79,6 +81,7 @@ pub use whereabouts::{
     ConsumerView, FailedRunsOf, LetterOf, Standing, StoredEvent, Whereabouts, WhereaboutsError,
 };
 
+use active::ActiveLease;
 use busway_core::{
     Binding, EventId, HistoryEntry, PluginName, Settle, Source, SubjectFilter,
     binding::{CoreBuffer, Subscription},
@@ -87,14 +90,21 @@ use busway_core::{
 use captures::Captures;
 use connect::Line;
 use consumer::Spec;
+use futures_util::future::join_all;
 use malformed::GivenOut;
 use opening::Shared;
 use plain::{CoreSettle, CoreSource, Inputs, Service, Surroundings};
 use std::{
     collections::HashMap,
+    mem,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    time::Duration,
 };
 use tokio::sync::{OnceCell, mpsc, watch};
+use tracing::debug;
+
+/// How long giving back the leases of ordered consumers may take.
+const GIVE_BACK_WAIT: Duration = Duration::from_secs(2);
 
 /// A broker, reached over three connections, and a fourth one for plain subjects where they are used.
 #[derive(Debug)]
@@ -108,6 +118,8 @@ pub struct Nats {
     inputs: Arc<Inputs>,
     /// The plugins that show up as micro services.
     services: Mutex<HashMap<PluginName, Arc<Service>>>,
+    /// To be given back at the end.
+    leases: Mutex<Vec<Arc<ActiveLease>>>,
 }
 
 /// A binding that is open: where its events come from and how they are settled.
@@ -145,6 +157,7 @@ impl Nats {
             captures: Arc::default(),
             inputs: Arc::default(),
             services: Mutex::default(),
+            leases: Mutex::default(),
         })
     }
 
@@ -258,6 +271,10 @@ impl Nats {
         let (status, watched) = watch::channel(SourceStatus::Opening);
         let given_out = Arc::new(GivenOut::default());
         let counters = Arc::new(SourceCounters::default());
+        let active = spec
+            .ordered
+            .then(|| Arc::new(ActiveLease::of(Arc::clone(&self.control), &spec, self.control.host())));
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).extend(active.clone());
         let settle = NatsSettle {
             control: Arc::clone(&self.control),
             client: self.control.client(),
@@ -265,6 +282,7 @@ impl Nats {
             plugin: binding.plugin.clone(),
             policy: binding.ack,
             given_out: Arc::clone(&given_out),
+            active: active.clone(),
         };
         let source = NatsSource::new(Arc::new(Shared {
             spec,
@@ -275,6 +293,7 @@ impl Nats {
             status,
             counters: Arc::clone(&counters),
             ack_floor: AtomicU64::new(confirmed.info.ack_floor.stream_sequence),
+            active,
         }));
         let (source, settle) = (Box::new(source), Arc::new(settle));
         Ok(OpenBinding { source, settle, status: watched, counters, beside: None })
@@ -374,9 +393,14 @@ impl Nats {
         self.egress.client().max_payload()
     }
 
-    /// Sends what waits to be sent and closes the connections. To be called when the sources are dropped and every
-    /// handler is done; takes no longer than about 8 s.
+    /// Lets the next host take over ordered consumers, sends what waits to be sent and closes the connections. To be called
+    /// when the sources are dropped and every handler is done; takes no longer than about 10 s.
     pub async fn close(&self) {
+        let leases = mem::take(&mut *self.leases.lock().unwrap_or_else(PoisonError::into_inner));
+        let given_back = join_all(leases.iter().map(|lease| lease.give_back()));
+        if tokio::time::timeout(GIVE_BACK_WAIT, given_back).await.is_err() {
+            debug!("not every lease was given back; the next host waits until they have lapsed");
+        }
         for line in [&self.egress, &self.control, &self.pulls].into_iter().chain(self.core.get()) {
             line.close().await;
         }

@@ -3,6 +3,7 @@
 //! made anew ends in a halt, because its sequences mean other events.
 
 use super::{
+    active::{ActiveLease, Taken},
     backoff,
     connect::Line,
     consumer::{Before, OpenError, Spec},
@@ -29,6 +30,8 @@ pub enum SourceStatus {
     Opening,
     /// The broker has confirmed it.
     Confirmed,
+    /// Another host is the active one of this ordered consumer; this one takes over when that one ends.
+    StandBy(String),
     /// It has not, for this reason; it is tried again.
     Trouble(String),
     /// It never will, for this reason; somebody has to decide.
@@ -67,6 +70,8 @@ pub(super) struct Shared {
     pub counters: Arc<SourceCounters>,
     /// Everything up to here was acknowledged when somebody last looked.
     pub ack_floor: AtomicU64,
+    /// Where one host at a time may pull.
+    pub active: Option<Arc<ActiveLease>>,
 }
 
 /// Why a pull is opened.
@@ -80,6 +85,10 @@ pub(super) enum Reason {
     BrokerLost,
     /// The consumer has to be looked at.
     Consumer,
+    /// Deliveries are missing: somebody else was given some, or they were lost on their way.
+    Gap,
+    /// This host is not the active one of its ordered consumer any more.
+    NotActive,
     /// No sign of life, or nothing came although there was something.
     Silent,
 }
@@ -93,6 +102,17 @@ pub(super) struct Opened {
     pub lost: Lost,
     /// To be settled before anything is pulled.
     pub malformed: Vec<Delivery>,
+    /// What the consumer had given to anybody by then.
+    pub given: Given,
+}
+
+/// What a consumer had given to anybody at some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Given {
+    /// The number of its last delivery.
+    pub consumer_sequence: u64,
+    /// How many deliveries have not ended.
+    pub unsettled: usize,
 }
 
 /// How often the connections were lost.
@@ -126,6 +146,9 @@ pub(super) async fn open(shared: Arc<Shared>, reason: Reason, fruitless: usize) 
         if tries > 0 {
             tokio::time::sleep(backoff::wait(FIRST_WAIT, tries)).await;
         }
+        if let Some(active) = &shared.active {
+            stand_by(&shared, active).await;
+        }
         match attempt(&shared, reason, fruitless).await {
             Ok(opened) => {
                 shared.status.send_replace(SourceStatus::Confirmed);
@@ -143,6 +166,18 @@ pub(super) async fn open(shared: Arc<Shared>, reason: Reason, fruitless: usize) 
     }
 }
 
+/// Waits until this host is the active one.
+async fn stand_by(shared: &Shared, active: &ActiveLease) {
+    loop {
+        match active.take().await {
+            Ok(Taken::Own) => return,
+            Ok(Taken::Other(host)) => tell(shared, SourceStatus::StandBy(host)),
+            Err(why) => tell(shared, SourceStatus::Trouble(format!("its lease: {why}"))),
+        }
+        tokio::time::sleep(active.look_interval()).await;
+    }
+}
+
 /// Logs a change of the status, once.
 fn tell(shared: &Shared, status: SourceStatus) {
     let consumer = &shared.spec.durable;
@@ -154,6 +189,9 @@ fn tell(shared: &Shared, status: SourceStatus) {
     match &status {
         SourceStatus::Trouble(why) if changed => {
             warn!(%consumer, %why, "no events for this consumer; trying again")
+        }
+        SourceStatus::StandBy(host) if changed => {
+            info!(%consumer, host, "another host is the active one; standing by")
         }
         SourceStatus::Stopped(why) => warn!(%consumer, %why, "no more events for this consumer"),
         _ => {}
@@ -187,9 +225,13 @@ async fn subscribe(shared: &Shared, malformed: Vec<Delivery>) -> Result<Opened, 
     };
     // The answer comes on the same connection, so the broker has the subscription by then.
     match shared.spec.info(&shared.pulls).await {
-        Ok(Some(_)) if shared.lost().pulls == lost.pulls => {
+        Ok(Some(info)) if shared.lost().pulls == lost.pulls => {
             info!(consumer = %shared.spec.durable, stream = %shared.spec.stream, "the broker confirms the subscription");
-            Ok(Opened { client, subscriber, inbox, lost, malformed })
+            let given = Given {
+                consumer_sequence: info.delivered.consumer_sequence,
+                unsettled: info.num_ack_pending,
+            };
+            Ok(Opened { client, subscriber, inbox, lost, malformed, given })
         }
         Ok(Some(_)) => Err(Halt::Trouble("the connection was lost while subscribing".into())),
         Ok(None) => Err(Halt::Trouble("the consumer was deleted while subscribing".into())),

@@ -21,6 +21,8 @@ pub const ATTEMPTS_BUCKET: &str = "BUSWAY_ATTEMPTS";
 pub const CHECKPOINTS_BUCKET: &str = "BUSWAY_CHECKPOINTS";
 /// The stream of the account of attempts.
 pub const HISTORY_STREAM: &str = "BUSWAY_HISTORY";
+/// The bucket of which host is the active one of each ordered consumer.
+pub const LEASES_BUCKET: &str = "BUSWAY_LEASES";
 /// The bucket of payloads that do not fit into their dead letter.
 pub const PAYLOADS_BUCKET: &str = "BUSWAY_DLQ_PAYLOADS";
 
@@ -179,7 +181,15 @@ impl OwnStreams {
             allow_direct: true,
             ..own(HISTORY_STREAM.into(), vec![history::SUBJECTS.into()])
         };
-        let mut configs = vec![letters, attempts, payloads, checkpoints, seen];
+        let leases = Config {
+            description: Some("which host is the active one of each ordered consumer".into()),
+            max_messages_per_subject: 1,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
+            ..own(format!("KV_{LEASES_BUCKET}"), vec![format!("$KV.{LEASES_BUCKET}.>")])
+        };
+        let mut configs = vec![letters, attempts, payloads, checkpoints, seen, leases];
         configs.extend(self.history.enabled.then_some(history));
         configs
     }

@@ -164,7 +164,8 @@ impl Store<'_> {
         }
     }
 
-    async fn once(&self, subject: &str, headers: &HeaderMap, payload: Bytes) -> Ack {
+    /// One try.
+    pub(super) async fn once(&self, subject: &str, headers: &HeaderMap, payload: Bytes) -> Ack {
         let mut request = Request::new().payload(payload);
         if !headers.is_empty() {
             request = request.headers(headers.clone());

@@ -5,6 +5,7 @@
 //! it has no leader at the moment. What stays unknown is never taken for done: the broker gives the event again.
 
 use super::{
+    active::ActiveLease,
     api::{self, ApiError, Wanted},
     attempts,
     connect::Line,
@@ -42,6 +43,8 @@ pub struct NatsSettle {
     pub(super) plugin: PluginName,
     pub(super) policy: AckPolicy,
     pub(super) given_out: Arc<GivenOut>,
+    /// Where one host at a time may work.
+    pub(super) active: Option<Arc<ActiveLease>>,
 }
 
 impl NatsSettle {
@@ -194,6 +197,10 @@ impl Settle for NatsSettle {
 
     fn progress<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>> {
         Box::pin(async move {
+            if !self.is_active() {
+                // It would keep the event from the host that is.
+                return Err(SettleError::Refused("another host is the active one".into()));
+            }
             self.confirm(&receipt.token, Bytes::from_static(b"+WPI")).await?;
             self.given_out.progressed(receipt, self.spec.ack_wait);
             Ok(())
@@ -218,6 +225,25 @@ impl Settle for NatsSettle {
         record: &'a AttemptRecord,
     ) -> BoxFuture<'a, Result<(), SettleError>> {
         Box::pin(self.write_attempts(receipt, record))
+    }
+
+    fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
+        Box::pin(async {
+            let info = self.spec.info(&self.control).await.map_err(settle_error)?;
+            info.map(|info| info.num_ack_pending).ok_or(SettleError::Gone)
+        })
+    }
+
+    fn is_active(&self) -> bool {
+        self.active.as_ref().is_none_or(|active| active.is_held())
+    }
+
+    fn stay_active(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if let Some(active) = &self.active {
+                active.renew().await;
+            }
+        })
     }
 
     fn park<'a>(

@@ -9,12 +9,16 @@ use super::{
     api::ApiError,
     checkpoint,
     connect::LineHealth,
+    delivery::AckSubject,
     opening::{self, Lost, Opened, Reason, Shared, SourceStatus},
     pull::{Account, EXPIRES, HEARTBEAT, Meaning, Pulse},
     topology,
 };
 use async_nats::{Client, Message, Subscriber, jetstream::consumer::Info};
-use busway_core::{Delivery, Source, port::BoxFuture};
+use busway_core::{
+    Delivery, Source,
+    port::{BoxFuture, Opening},
+};
 use futures_util::{FutureExt as _, StreamExt as _};
 use std::{
     collections::VecDeque,
@@ -35,6 +39,7 @@ pub struct NatsSource {
     ready: VecDeque<Delivery>,
     /// Openings in a row that brought nothing.
     fruitless: usize,
+    opening: Opening,
 }
 
 enum Phase {
@@ -57,6 +62,8 @@ struct Open {
     unchecked_seconds: u64,
     check: Option<BoxFuture<'static, Checked>>,
     request_subject: String,
+    /// The number of the last delivery that is known of.
+    consumer_sequence: u64,
 }
 
 /// The consumer as the broker sees it; none where it is gone.
@@ -73,6 +80,8 @@ enum First {
 #[expect(clippy::large_enum_variant, reason = "one lives at a time, and a box would be made for every event")]
 enum Step {
     Came(Delivery),
+    /// It came, and another one that was given before did not.
+    Gap(Delivery),
     Nothing,
     Reopen(Reason),
 }
@@ -89,12 +98,20 @@ const PUT_BACK: &str = "-NAK {\"delay\":1000000000}";
 impl NatsSource {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let opening = opening::open(Arc::clone(&shared), Reason::First, 0).boxed();
-        Self { shared, phase: Phase::Opening(opening), ready: VecDeque::new(), fruitless: 0 }
+        Self {
+            shared,
+            phase: Phase::Opening(opening),
+            ready: VecDeque::new(),
+            fruitless: 0,
+            opening: Opening::default(),
+        }
     }
 
     async fn advance(&mut self, room: usize) -> Delivery {
         loop {
-            if let Some(delivery) = self.ready.pop_front() {
+            // Where order is kept, what has come already waits for what the next opening says of what has not.
+            let gives_now = !self.shared.spec.ordered || matches!(self.phase, Phase::Open(_));
+            if gives_now && let Some(delivery) = self.ready.pop_front() {
                 return delivery;
             }
             let step = match &mut self.phase {
@@ -116,6 +133,10 @@ impl NatsSource {
                     return delivery;
                 }
                 Step::Nothing => {}
+                Step::Gap(delivery) => {
+                    self.ready.push_back(delivery);
+                    self.reopen(Reason::Gap);
+                }
                 Step::Reopen(reason) => self.reopen(reason),
             }
         }
@@ -123,6 +144,7 @@ impl NatsSource {
 
     fn begin(&mut self, mut opened: Opened) {
         self.ready.extend(std::mem::take(&mut opened.malformed));
+        self.opening = Opening { number: self.opening.number + 1, unsettled: opened.given.unsettled };
         self.phase = Phase::Open(Box::new(Open::new(&self.shared, opened)));
     }
 
@@ -130,6 +152,10 @@ impl NatsSource {
     fn reopen(&mut self, reason: Reason) {
         if let Phase::Open(open) = &mut self.phase {
             open.drain_into(&self.shared, &mut self.ready);
+        }
+        if reason == Reason::NotActive {
+            // They are the next host's.
+            self.ready.clear();
         }
         self.fruitless = if self.ready.is_empty() { self.fruitless + 1 } else { 0 };
         debug!(consumer = %self.shared.spec.durable, ?reason, "opening the pull again");
@@ -142,6 +168,10 @@ impl NatsSource {
 impl Source for NatsSource {
     fn next(&mut self, room: usize) -> BoxFuture<'_, Option<Delivery>> {
         Box::pin(self.advance(room).map(Some))
+    }
+
+    fn opening(&self) -> Opening {
+        self.opening
     }
 
     fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
@@ -159,6 +189,9 @@ impl Drop for NatsSource {
     fn drop(&mut self) {
         if let Phase::Open(open) = &mut self.phase {
             open.drain_into(&self.shared, &mut self.ready);
+        }
+        if self.shared.active.as_ref().is_some_and(|active| !active.is_held()) {
+            return;
         }
         let control = self.shared.control.client();
         for delivery in self.ready.drain(..) {
@@ -183,6 +216,7 @@ impl Open {
             quiet_seconds: 0,
             unchecked_seconds: 0,
             check: None,
+            consumer_sequence: opened.given.consumer_sequence,
             request_subject: format!(
                 "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
                 shared.spec.stream, shared.spec.durable
@@ -243,15 +277,26 @@ impl Open {
             }
             // Events keep the subject that they were published on; what has the inbox's was sent here by somebody.
             (Some(_), None) => self.stranger(shared),
-            (None, _) => match shared.origin.delivery(message) {
-                Some(delivery) => {
-                    self.account.came();
-                    self.quiet_seconds = 0;
-                    Step::Came(delivery)
+            (None, _) => {
+                let follows = !shared.spec.ordered || self.follows(&message);
+                match shared.origin.delivery(message) {
+                    Some(delivery) => {
+                        self.account.came();
+                        self.quiet_seconds = 0;
+                        if follows { Step::Came(delivery) } else { Step::Gap(delivery) }
+                    }
+                    None => self.stranger(shared),
                 }
-                None => self.stranger(shared),
-            },
+            }
         }
+    }
+
+    /// Whether this delivery is the next one after the last: the broker numbers whatever it gives to anybody.
+    fn follows(&mut self, message: &Message) -> bool {
+        let Some(ack) = message.reply.as_deref().and_then(AckSubject::parse) else { return true };
+        let expected = self.consumer_sequence + 1;
+        self.consumer_sequence = ack.consumer_sequence;
+        ack.consumer_sequence == expected
     }
 
     fn stranger(&self, shared: &Shared) -> Step {
@@ -266,6 +311,9 @@ impl Open {
     }
 
     fn second(&mut self, shared: &Shared) -> Step {
+        if shared.active.as_ref().is_some_and(|active| !active.is_held()) {
+            return Step::Reopen(Reason::NotActive);
+        }
         self.quiet_seconds += 1;
         self.unchecked_seconds += 1;
         if self.unchecked_seconds >= CHECK_SECONDS && self.check.is_none() {
@@ -316,7 +364,7 @@ impl Open {
         }
         let until = tokio::time::Instant::now() + CLOSE_WAIT;
         while let Ok(Some(message)) = tokio::time::timeout_at(until, self.subscriber.next()).await {
-            if let Step::Came(delivery) = self.receive(shared, message) {
+            if let Step::Came(delivery) | Step::Gap(delivery) = self.receive(shared, message) {
                 ready.push_back(delivery);
             }
         }
@@ -325,7 +373,7 @@ impl Open {
     /// Takes what has come and not been looked at.
     fn drain_into(&mut self, shared: &Shared, ready: &mut VecDeque<Delivery>) {
         while let Some(Some(message)) = self.subscriber.next().now_or_never() {
-            if let Step::Came(delivery) = self.receive(shared, message) {
+            if let Step::Came(delivery) | Step::Gap(delivery) = self.receive(shared, message) {
                 ready.push_back(delivery);
             }
         }

@@ -11,6 +11,7 @@ mod embedded;
 mod history;
 mod keys;
 mod malformed;
+mod ordering;
 mod pausing;
 mod plain;
 mod pulling;

@@ -29,7 +29,7 @@ fn letter(plugin: &str, sequence: u64, headers: Headers, payload: Vec<u8>) -> De
         receipt: Receipt::for_test("EVENTS", sequence),
     };
     let (plugin, digest) = (plugin.parse().unwrap(), Digest::of(b"plugin"));
-    let writer = dead_letter::Writer { plugin: &plugin, digest: &digest, host: "h", now_ms: 1 };
+    let writer = dead_letter::Writer { plugin: &plugin, digest: &digest, host: "h", behind: None, now_ms: 1 };
     let failure = Failure::new(FailureClass::Reject, "code", "why");
     DeadLetter::compose(&writer, &delivery, &failure, &AttemptRecord::default(), "00-1-2-00")
 }

@@ -95,6 +95,18 @@ impl Settle for CoreSettle {
         now(Err(ParkError::NotOffered))
     }
 
+    fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
+        Box::pin(async { Ok(0) })
+    }
+
+    fn is_active(&self) -> bool {
+        true
+    }
+
+    fn stay_active(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     fn claim_key<'a>(
         &'a self,
         _key: &'a str,

@@ -1,7 +1,10 @@
 //! Where a binding's events come from: what the pump has queued, and what is due again.
 
 use super::{Shared, shared::Why};
-use busway_core::{Delivery, Source, port::BoxFuture};
+use busway_core::{
+    Delivery, Source,
+    port::{BoxFuture, Opening},
+};
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
 
@@ -50,6 +53,10 @@ impl Source for CoreSource {
     }
 
     /// Nobody takes these events back: those who wait for an answer are told, and all are counted as shed.
+    fn opening(&self) -> Opening {
+        Opening { number: 1, unsettled: 0 }
+    }
+
     fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
         Box::pin(async {
             let waiting = self.0.close();
