@@ -71,8 +71,9 @@ impl BusError {
     }
 }
 
-/// Publishes `message`, if the handler returns ok: until then the host holds it back. The broker stores it before the
-/// event is acknowledged, under an id that makes a repeated attempt publish it only once.
+/// Publishes `message`, if the handler returns ok: until then the host holds it back. Where the operator grants the subject
+/// as `publish`, the broker stores it before the event is acknowledged, under an id that makes a repeated attempt publish it
+/// only once. Where it is granted as `publish-core`, it is sent once to whoever listens, after what is stored.
 ///
 /// # Errors
 /// Told at once, and nothing is held back: a subject that is not granted or not valid, a header that can't be sent, too
@@ -81,7 +82,11 @@ pub fn publish(message: Message) -> Result<(), BusError> {
     host::publish(&message)
 }
 
-/// Answers the event, if it is a request of core NATS, once. Held back until the handler returns ok.
+/// Answers the event, if it is a request of core NATS, once: see [`can_reply`](crate::context::can_reply). Held back until
+/// the handler returns ok, and sent after everything that was published.
+///
+/// A handler that fails answers nothing, and its requester waits while the host tries again. When the attempts are spent,
+/// or at once after a rejection, the host answers with an error that carries the rejection's code and reason.
 ///
 /// # Errors
 /// [`BusError::NoReply`] when the event is not a request, [`BusError::AlreadyReplied`] the second time, and those of
@@ -90,11 +95,13 @@ pub fn reply(headers: Vec<Header>, payload: impl Into<Vec<u8>>) -> Result<(), Bu
     host::reply(&headers, &payload.into())
 }
 
-/// Asks another service and waits at most `timeout` for its answer. Acts at once, and is not undone when the handler
-/// fails afterwards.
+/// Asks another service and waits at most `timeout` for its answer, and never longer than the attempt may run. Acts at
+/// once, and is not undone when the handler fails afterwards. An event may ask 16 times. The answer has the subject that was
+/// asked.
 ///
 /// # Errors
-/// [`BusError::Timeout`], [`BusError::NoResponders`], and those of [`publish`].
+/// [`BusError::Timeout`], [`BusError::NoResponders`], [`BusError::Other`] with the service's code and words when it answers
+/// with an error, [`BusError::Denied`] also where a stream captures the subject, and those of [`publish`].
 pub fn request(message: Message, timeout: Duration) -> Result<Message, BusError> {
     host::request(&message, u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX))
 }

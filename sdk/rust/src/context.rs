@@ -33,7 +33,7 @@ pub fn stored_at() -> Option<Position> {
     host::stored_at()
 }
 
-/// Whether [`reply`](crate::reply) can be called for this event.
+/// Whether [`reply`](crate::reply) can be called for this event: somebody waits for an answer, and none was given yet.
 pub fn can_reply() -> bool {
     host::can_reply()
 }

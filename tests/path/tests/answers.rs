@@ -1,5 +1,7 @@
 //! What nobody confirms: messages that are sent at most once, answers, and what a requester is told of a failure.
 
+#![expect(clippy::indexing_slicing, reason = "what was not called or sent ends the test")]
+
 use busway_core::{FailureClass, Headers, dead_letter, port::PublishError, reply, trace};
 use busway_path_tests::TestHost;
 use busway_testkit::scripted::Step;

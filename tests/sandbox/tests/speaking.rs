@@ -1,5 +1,7 @@
 //! Replies, requests, and messages that are sent at most once.
 
+#![expect(clippy::unwrap_used, reason = "a guest of the tests that does not load ends the test")]
+
 use busway_core::{
     Attempt, Event, FailureClass, Guarantee, Handler as _, Headers, Limits, Message, Ran, Report,
     dead_letter::{EVENT_ID, HOPS},

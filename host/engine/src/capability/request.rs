@@ -26,7 +26,7 @@ impl State {
         if self.phase == Phase::Starting {
             return Err(BusError::Unavailable);
         }
-        let asked = self.to_be_asked(message)?;
+        let asked = self.admit_request(message)?;
         let requests = self.shared.requests.get().map(Arc::clone).ok_or(BusError::Unavailable)?;
         let wait = Duration::from_millis(timeout_ms.into()).min(self.remaining());
         let answer = requests.request(&asked, wait).await.map_err(|why| self.refused(&asked, why))?;
@@ -41,7 +41,7 @@ impl State {
     }
 
     /// What is sent, once it is granted, well-formed and within the budget.
-    fn to_be_asked(&mut self, message: Message) -> Result<Asked, BusError> {
+    fn admit_request(&mut self, message: Message) -> Result<Asked, BusError> {
         let subject = self.shared.grants.authorize_request(&message.subject)?;
         let mut headers = super::bus::checked(&message.headers)?;
         let bytes = (message.payload.len() + headers.text_bytes()) as u64;

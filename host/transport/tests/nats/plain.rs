@@ -23,7 +23,7 @@ const BUFFER: CoreBuffer =
 fn plain(plugin: &str, subjects: &[&str], group: Option<&str>, buffer: CoreBuffer) -> Binding {
     let group = group.map(str::to_owned);
     let subscription = Subscription::Core { filters: filters(subjects), group, buffer };
-    Binding::new(plugin.parse().unwrap(), subscription)
+    Binding { subscription, ..binding(plugin, &[]) }
 }
 
 /// Opens it and waits until the broker has it.
