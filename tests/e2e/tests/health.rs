@@ -57,7 +57,8 @@ async fn is_paused(host: &mut Host) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_plugin_that_is_paused_under_traffic_keeps_its_backlog_on_all_hosts_until_it_is_resumed() -> Result<()> {
+async fn a_plugin_that_is_paused_under_traffic_keeps_its_backlog_on_all_hosts_until_it_is_resumed()
+-> Result<()> {
     const EVENTS: u32 = 1000;
     let server = NatsServer::start()?;
     let folders = [folder(&server, "", "")?, folder(&server, "", "")?];
@@ -79,7 +80,8 @@ async fn a_plugin_that_is_paused_under_traffic_keeps_its_backlog_on_all_hosts_un
     ensure!(done < u64::from(EVENTS), "it was paused after the work");
     let row = listed(&folders[0]).await?;
     assert_eq!(row["state"], "paused-by-hand", "{row}");
-    let waiting = row["pending"].as_u64().context("a number")? + row["in_flight"].as_u64().context("a number")?;
+    let waiting =
+        row["pending"].as_u64().context("a number")? + row["in_flight"].as_u64().context("a number")?;
     assert_eq!(waiting + done, u64::from(EVENTS), "{row}");
 
     // It holds for a host that starts, too.
@@ -120,10 +122,12 @@ async fn a_plugin_is_named_as_it_stands_in_the_configuration() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_plugin_that_always_fails_is_left_alone_and_its_events_come_through_when_it_is_mended() -> Result<()> {
+async fn a_plugin_that_always_fails_is_left_alone_and_its_events_come_through_when_it_is_mended() -> Result<()>
+{
     const EVENTS: u32 = 50;
     let server = NatsServer::start()?;
-    let breaker = "breaker = { calls = 4, failures = 0.5, window = \"60s\", open = \"3s\", open_max = \"6s\" }";
+    let breaker =
+        "breaker = { calls = 4, failures = 0.5, window = \"60s\", open = \"3s\", open_max = \"6s\" }";
     let patient = config(&broker(&server.url()), breaker).replace("attempts = 3", "attempts = 50");
     let folder = Folder::new(&patient)?;
     folder.guest("p", &body("unreachable"))?;
@@ -161,7 +165,8 @@ async fn noted(folder: &Folder, state: u8) -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_event_that_kills_the_host_twice_becomes_a_dead_letter_and_its_plugin_is_quarantined() -> Result<()> {
+async fn an_event_that_kills_the_host_twice_becomes_a_dead_letter_and_its_plugin_is_quarantined() -> Result<()>
+{
     let server = NatsServer::start()?;
     let limits = "limits = { timeout = \"5m\", cpu = \"60s\" }";
     let folder = folder(&server, SHORT_ACK_WAIT, limits)?;
@@ -217,7 +222,10 @@ async fn a_second_host_with_the_same_state_folder_does_not_start_and_says_why() 
     let output = folder.busway(&["up"]).await?;
     let told = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("another host runs with this state folder") && told.contains("host.state"), "{told}");
+    assert!(
+        told.contains("another host runs with this state folder") && told.contains("host.state"),
+        "{told}"
+    );
     host.stop().await?;
     folder.up_and_ready().await?.stop().await
 }
