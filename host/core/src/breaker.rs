@@ -292,7 +292,8 @@ mod tests {
     #[test]
     fn it_opens_at_so_many_calls_and_such_a_share_of_failures_within_the_window() {
         use Sign::{Failed, Neither, Well};
-        let table: &[(&str, &[(u64, Sign)], bool)] = &[
+        type Case<'a> = (&'a str, &'a [(u64, Sign)], bool);
+        let table: &[Case<'_>] = &[
             ("three calls are too few", &[(0, Failed), (0, Failed), (0, Failed)], false),
             ("all of four", &[(0, Failed), (0, Failed), (0, Failed), (0, Failed)], true),
             ("half of four", &[(0, Well), (0, Failed), (0, Well), (0, Failed)], true),

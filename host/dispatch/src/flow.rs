@@ -6,7 +6,7 @@
 
 use crate::{
     gate::{OpenBreaker, Passed, Pause},
-    journal::Standing,
+    journal::{Noted, Standing},
     lane::Lane,
 };
 use busway_core::{Receipt, Refusal, breaker::State};
@@ -148,6 +148,20 @@ impl Lane {
     pub(crate) fn standing(&self, receipt: &Receipt) -> Standing {
         let journal = self.host.journal.as_ref();
         journal.map_or(Standing::Innocent, |journal| journal.standing(&self.suspect(receipt)))
+    }
+
+    /// Notes in the journal that the event's guest runs from now on. An event that no stream holds is never given again, so
+    /// there is nothing to note.
+    pub(crate) fn note(&self, receipt: &Receipt) -> Option<Noted<'_>> {
+        receipt.position.as_ref()?;
+        self.host.journal.as_ref()?.note(&self.suspect(receipt))
+    }
+
+    /// The event has come to an end: it is not suspected any more.
+    pub(crate) fn forget(&self, receipt: &Receipt) {
+        if let Some(journal) = &self.host.journal {
+            journal.forget(&self.suspect(receipt));
+        }
     }
 
     fn has_convicted(&self) -> bool {

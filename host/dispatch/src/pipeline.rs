@@ -24,8 +24,8 @@ pub(crate) async fn process(lane: &Lane, delivery: &Delivery, slot: Slot) -> Set
     let attempt = history.current();
     let verdict = verdict(lane, delivery, &history, &outcome);
     let settled = settle::apply(lane, delivery, history, &outcome, verdict).await;
-    if let (Settled::Finished | Settled::DeadLettered { .. }, Some(journal)) = (settled, &lane.host.journal) {
-        journal.forget(&lane.suspect(&delivery.receipt));
+    if matches!(settled, Settled::Finished | Settled::DeadLettered { .. }) {
+        lane.forget(&delivery.receipt);
     }
     drop(slot);
     let ended = Ended { took: clock.elapsed(), attempt, used, outcome: &outcome, verdict, settled };
@@ -119,7 +119,7 @@ async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> A
         Ok(passed) => passed,
         Err(refusal) => return Attempted::without_a_run(Outcome::Refused(refusal)),
     };
-    let noted = lane.host.journal.as_ref().and_then(|journal| journal.note(&lane.suspect(&delivery.receipt)));
+    let noted = lane.note(&delivery.receipt);
     let report = invoke::call(lane, &admitted, history.next()).await;
     drop(noted);
     let outcome = release::outputs(lane, &admitted, &delivery.receipt, history.next(), report.ran).await;

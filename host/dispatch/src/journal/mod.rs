@@ -134,16 +134,13 @@ impl Journal {
         if self.stopped.load(Ordering::Acquire) {
             return None;
         }
-        let key = suspect.key();
-        let mark = match self.marks.load(Ordering::Acquire) {
-            0 => None,
-            _ => self.marked().get(&key).cloned(),
-        };
+        let key = (self.marks.load(Ordering::Acquire) > 0).then(|| suspect.key());
+        let mark = key.as_ref().and_then(|key| self.marked().get(key).cloned());
         let (slot, state, marked) = match mark {
-            Some(mark) => (mark.slot, State::Alone, Some(key.clone())),
+            Some(mark) => (mark.slot, State::Alone, key),
             None => (self.free().pop()?, State::Running, None),
         };
-        let record = suspect.record(key.1).encode(state);
+        let record = suspect.record(slot::checksum(suspect.durable.as_bytes())).encode(state);
         if let Err(why) = self.file.write_all_at(&record, place(slot)) {
             if !self.told.swap(true, Ordering::Relaxed) {
                 warn!(%why, "the in-flight journal can't be written; what kills this host will not be recognised");
