@@ -1,7 +1,9 @@
 //! One binding on the in-memory broker with a scripted handler: what the tests of the path start from.
 #![expect(clippy::expect_used, reason = "test code: what can not be set up ends the test")]
 
-use busway_core::{Backoff, Binding, Digest, HistoryEntry, Limits, RetryPolicy, binding::Subscription};
+use busway_core::{
+    Backoff, Binding, Digest, HistoryEntry, Limits, RetryPolicy, Source, binding::Subscription,
+};
 use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, SETTLED_MAX, Supervisor};
 use busway_testkit::{
     memory::{MemoryBroker, STREAM},
@@ -47,6 +49,17 @@ impl TestHost {
         steps: impl IntoIterator<Item = Step>,
         change: impl FnOnce(&mut Binding),
     ) -> Self {
+        let source = broker.source();
+        Self::start_from(source, broker, steps, change)
+    }
+
+    /// The same with a source that is a little different.
+    pub fn start_from(
+        source: Box<dyn Source>,
+        broker: MemoryBroker,
+        steps: impl IntoIterator<Item = Step>,
+        change: impl FnOnce(&mut Binding),
+    ) -> Self {
         let mut binding = binding();
         change(&mut binding);
         Self::start_as(binding, Host::new("h1", 64), broker, steps)
@@ -86,7 +99,7 @@ impl TestHost {
         let host = Host { history: Some(history), ..host };
         let lane = Lane::new(parts, host, &recorder);
         let supervisor = Supervisor::new(Handle::current(), Handle::current());
-        Intake::start(Arc::clone(&lane), broker.source(), &supervisor);
+        Intake::start(Arc::clone(&lane), source, &supervisor);
         Self { broker, handler, lane, supervisor, registry, history: Mutex::new(told) }
     }
 
