@@ -49,17 +49,6 @@ impl TestHost {
         steps: impl IntoIterator<Item = Step>,
         change: impl FnOnce(&mut Binding),
     ) -> Self {
-        let source = broker.source();
-        Self::start_from(source, broker, steps, change)
-    }
-
-    /// The same with a source that is a little different.
-    pub fn start_from(
-        source: Box<dyn Source>,
-        broker: MemoryBroker,
-        steps: impl IntoIterator<Item = Step>,
-        change: impl FnOnce(&mut Binding),
-    ) -> Self {
         let mut binding = binding();
         change(&mut binding);
         Self::start_as(binding, Host::new("h1", 64), broker, steps)
@@ -99,7 +88,7 @@ impl TestHost {
         let host = Host { history: Some(history), ..host };
         let lane = Lane::new(parts, host, &recorder);
         let supervisor = Supervisor::new(Handle::current(), Handle::current());
-        Intake::start(Arc::clone(&lane), source, &supervisor);
+        Intake::start(Arc::clone(&lane), broker.source(), &supervisor);
         Self { broker, handler, lane, supervisor, registry, history: Mutex::new(told) }
     }
 

@@ -1,6 +1,6 @@
 //! What a host leaves alone because another one may have it, and what it does not take for new.
 
-use busway_core::{AttemptRecord, Delivery, FailedRun, FailureClass, Source, port::BoxFuture};
+use busway_core::{AttemptRecord, FailedRun, FailureClass};
 use busway_dispatch::Drained;
 use busway_path_tests::{ACK_WAIT, TestHost};
 use busway_testkit::{
@@ -34,34 +34,11 @@ async fn a_failure_after_the_lease_was_lost_counts_nothing_and_takes_the_event_f
     assert_eq!(host.handler.attempts(), [1, 1]);
 }
 
-/// A source that has a copy of the first event on its way when it is closed.
-struct WithCopy {
-    source: Box<dyn Source>,
-    copy: Option<Delivery>,
-}
-
-impl Source for WithCopy {
-    fn next(&mut self, room: usize) -> BoxFuture<'_, Option<Delivery>> {
-        Box::pin(async move {
-            let delivery = self.source.next(room).await;
-            if self.copy.is_none() {
-                self.copy.clone_from(&delivery);
-            }
-            delivery
-        })
-    }
-
-    fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
-        Box::pin(async { self.copy.take().into_iter().collect() })
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_host_that_drains_does_not_give_back_the_copy_of_what_it_still_runs() {
     let broker = MemoryBroker::new(ACK_WAIT);
-    let source = Box::new(WithCopy { source: broker.source(), copy: None });
-    let steps = [Step::TakeAndPublish(Duration::from_secs(3), "a")];
-    let host = TestHost::start_from(source, broker, steps, |_| {});
+    broker.copy_at_close(1);
+    let host = TestHost::start_on(broker, [Step::TakeAndPublish(Duration::from_secs(3), "a")]);
     host.broker.publish("orders.created", &[], "{}");
     while host.handler.calls().is_empty() {
         tokio::task::yield_now().await;
