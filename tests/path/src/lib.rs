@@ -1,9 +1,7 @@
 //! One binding on the in-memory broker with a scripted handler: what the tests of the path start from.
 #![expect(clippy::expect_used, reason = "test code: what can not be set up ends the test")]
 
-use busway_core::{
-    Backoff, Binding, Digest, HistoryEntry, Limits, RetryPolicy, Source, binding::Subscription,
-};
+use busway_core::{Backoff, Binding, Digest, HistoryEntry, Limits, RetryPolicy, binding::Subscription};
 use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, SETTLED_MAX, Supervisor};
 use busway_testkit::{
     memory::{MemoryBroker, STREAM},
