@@ -371,7 +371,7 @@ pub(crate) fn settled(lane: &Lane, delivery: &Delivery, ended: &Ended<'_>) {
     history::settled(lane, delivery, ended);
 }
 
-/// A host that ends gave an event up that it had not begun or not finished.
+/// An event was given up that had not begun its path, or, at the end of the host, not finished it.
 pub(crate) fn given_back(lane: &Lane) {
     lane.record.given_back.inc();
 }

@@ -57,6 +57,7 @@ struct State {
     claim_answers: VecDeque<Result<(), SettleError>>,
     release_answers: VecDeque<Result<(), SettleError>>,
     keys: HashMap<String, (EventId, Instant)>,
+    copies_at_close: Vec<u64>,
     log: Vec<String>,
 }
 
@@ -131,6 +132,11 @@ impl MemoryBroker {
         }
         drop(state);
         self.shared.changed.notify_waiters();
+    }
+
+    /// A copy of this event will be on its way when the source is closed.
+    pub fn copy_at_close(&self, sequence: u64) {
+        self.lock().copies_at_close.push(sequence);
     }
 
     /// The next publishes answer so; after that they succeed.
@@ -296,8 +302,16 @@ impl Source for MemorySource {
     }
 
     fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
-        // Nothing is ever on its way here: what is asked for comes at once.
-        Box::pin(async { Vec::new() })
+        // Nothing is on its way here, unless a test says so: what is asked for comes at once.
+        Box::pin(async {
+            let mut state = self.0.lock();
+            let late = std::mem::take(&mut state.copies_at_close);
+            let copy = |sequence: u64| {
+                let content = state.events.get(&sequence)?.content.clone();
+                Some(Delivery { content, receipt: Receipt::for_test(STREAM, sequence) })
+            };
+            late.into_iter().filter_map(copy).collect()
+        })
     }
 }
 

@@ -1,4 +1,5 @@
 //! A seed is a whole run: the same one has the same history, and together they do everything that can go wrong.
+#![expect(clippy::unwrap_used, reason = "test code: what can not be set up ends the test")]
 
 use busway_sim::{
     history::{Ended, History, What},

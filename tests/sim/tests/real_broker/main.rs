@@ -2,8 +2,9 @@
 //!
 //! Real time runs here, so nothing is compared while a redelivery is about to be due: before each operation a sequence
 //! waits until every due time is well behind or well ahead. A sequence in which an operation took longer than that margin
-//! says nothing about the broker and is played again. `BUSWAY_SEQUENCES` is how many are played; 200 by default.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "test code: what can not be set up ends the test")]
+//! says nothing about the broker and is played again; so is one that differs, because the broker's own timers are late on a
+//! busy machine and what is due apart is queued together then. What differs twice differs. `BUSWAY_SEQUENCES` is how many are played; 200 by default.
+#![expect(clippy::unwrap_used, reason = "test code: what can not be set up ends the test")]
 
 mod real;
 mod sequence;
@@ -23,7 +24,7 @@ const AT_A_TIME: usize = 64;
 /// How far from a due time an operation has to be, and how long it may take.
 const MARGIN_MS: u64 = 300;
 /// How far from each other the due times of two operations have to be.
-const APART_MS: u64 = 60;
+const APART_MS: u64 = 200;
 /// How often a sequence is played again because the machine was busy.
 const TRIES: usize = 10;
 /// The duplicate window; longer than any sequence.
@@ -86,13 +87,15 @@ fn the_simulated_broker_answers_as_the_real_one_does() {
 /// What differs in the sequence of this seed, if anything.
 async fn compare(client: async_nats::Client, seed: u64) -> Option<String> {
     let sequence = Sequence::of(seed);
+    let mut differed = false;
     for attempt in 0..TRIES {
         let mut real = Real::open(&client, &format!("S{seed}x{attempt}"), &sequence).await;
         let played = play(&sequence, &mut real).await;
         real.close().await;
         match played {
             Played::Alike => return None,
-            Played::Differs(how) => return Some(format!("sequence {seed}: {how}\n{sequence}")),
+            Played::Differs(how) if differed => return Some(format!("sequence {seed}: {how}\n{sequence}")),
+            Played::Differs(_) => differed = true,
             Played::TooSlow => {}
         }
     }
