@@ -11,6 +11,7 @@
 
 mod config;
 mod connect;
+mod features;
 mod greeting;
 mod options;
 mod refusal;
@@ -57,6 +58,7 @@ pub use connect::{LineHealth, Role, check_files};
 pub use consumer::{ACK_WAIT, ConsumerSettings, OpenError};
 pub use dead_letters::{DeadLetters, HEADERS_OBJECT, LetterError, LetterFilter, LetterPage, StoredLetter};
 pub use embedded::{Embedded, EmbeddedError, SYNC_INTERVAL};
+pub use features::Features;
 pub use history::{Account, HistoryError, HistoryReader, HistoryWriter};
 pub use kept::{KeptConsumer, KeptError, KeptMessage, KeptReader, KeptStream};
 pub use opening::{SourceCounters, SourceStatus};
@@ -365,6 +367,11 @@ impl Nats {
     /// The version that the broker says it is.
     pub fn server_version(&self) -> String {
         self.control.client().server_info().version
+    }
+
+    /// What the broker can do beyond what every accepted one can, by its version.
+    pub fn offers(&self) -> Features {
+        Features::of(&self.server_version())
     }
 
     /// The most bytes that a message may have, headers included.
