@@ -8,6 +8,7 @@
 //! [`outcome`], [`backoff`], [`retry`], [`verdict`], [`breaker`], [`dead_letter`], [`binding`], [`audit`],
 //! [`port`].
 
+pub mod again;
 pub mod audit;
 pub mod backoff;
 pub mod binding;
