@@ -12,7 +12,7 @@ use crate::{
 use busway_core::{
     Attempt, AttemptRecord, Binding, Delivery, Failure, FailureClass, HistoryEntry, Outcome, Receipt,
     Refusal, Used, Verdict,
-    port::{PublishError, Released, SettleError},
+    port::{ParkError, PublishError, Released, SettleError},
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -82,6 +82,7 @@ pub(crate) struct LaneRecorder {
     received: Counter,
     acknowledged: Counter,
     retried: Counter,
+    parked: Counter,
     dead_lettered: Counter,
     put_back: Counter,
     given_back: Counter,
@@ -95,7 +96,9 @@ pub(crate) struct LaneRecorder {
     without_key: Counter,
     copies_held: Counter,
     copies_done: Counter,
+    copies_passed_on: Counter,
     not_recorded: Counter,
+    not_parked: Counter,
     dead_letter_refused: Counter,
     output_not_sent: Counter,
     answer_not_sent: Counter,
@@ -213,6 +216,7 @@ impl Recorder {
             received: self.received.get_or_create_owned(&by_plugin),
             acknowledged: settled("ack"),
             retried: settled("retry"),
+            parked: settled("parked"),
             dead_lettered: settled("dead-letter"),
             put_back: settled("put-back"),
             given_back: settled("given-back"),
@@ -226,7 +230,9 @@ impl Recorder {
             without_key: self.without_key.get_or_create_owned(&by_plugin),
             copies_held: copies("held"),
             copies_done: copies("done"),
+            copies_passed_on: copies("passed-on"),
             not_recorded: trouble("attempt-not-recorded"),
+            not_parked: trouble("not-parked"),
             dead_letter_refused: trouble("dead-letter-refused"),
             output_not_sent: trouble("output-not-sent"),
             answer_not_sent: trouble("answer-not-sent"),
@@ -326,6 +332,7 @@ pub(crate) fn settled(lane: &Lane, delivery: &Delivery, ended: &Ended<'_>) {
         (Settled::LeftToBroker, _) => record.left_to_broker.inc(),
         (Settled::Finished, _) => record.acknowledged.inc(),
         (Settled::DeadLettered { .. }, _) => record.dead_lettered.inc(),
+        (Settled::Parked(_), _) => record.parked.inc(),
         (Settled::PutBack(_), Verdict::Retry { .. }) => record.retried.inc(),
         (Settled::PutBack(_), _) => record.put_back.inc(),
     };
@@ -345,7 +352,7 @@ pub(crate) fn settled(lane: &Lane, delivery: &Delivery, ended: &Ended<'_>) {
         }
         Outcome::Failed(failure) => {
             record.failed(failure.class);
-            if let Settled::PutBack(after) = settled {
+            if let Settled::PutBack(after) | Settled::Parked(after) = settled {
                 let Failure { class, code, reason, .. } = failure;
                 info!(%plugin, %id, %class, code, reason, after_ms = after.as_millis() as u64, "attempt failed, will be tried again");
             }
@@ -389,6 +396,19 @@ pub(crate) fn output_not_sent(lane: &Lane, receipt: &Receipt, subject: &str, why
 pub(crate) fn answer_not_sent(lane: &Lane, receipt: &Receipt, why: &PublishError) {
     lane.record.answer_not_sent.inc();
     warn!(plugin = %lane.binding.plugin, id = %receipt.event_id, %why, "an answer was not sent");
+}
+
+/// A message was settled without a run, because a later copy of it is the event by now.
+pub(crate) fn passed_on(lane: &Lane, delivery: &Delivery, settled: Settled) {
+    lane.record.copies_passed_on.inc();
+    lane.record.held(lane.leases.held());
+    debug!(plugin = %lane.binding.plugin, id = %delivery.receipt.event_id, ?settled, "not run: a later copy is the event");
+}
+
+/// A copy could not be stored; the event waits in its consumer.
+pub(crate) fn not_parked(lane: &Lane, receipt: &Receipt, why: &ParkError) {
+    lane.record.not_parked.inc();
+    debug!(plugin = %lane.binding.plugin, id = %receipt.event_id, %why, "not parked; the event waits in its consumer");
 }
 
 /// A failed run could not be recorded; the event is put back as if it had not run.
