@@ -13,6 +13,7 @@ pub mod audit;
 pub mod backoff;
 pub mod binding;
 pub mod breaker;
+pub mod date;
 pub mod dead_letter;
 pub mod event;
 pub mod headers;
