@@ -5,10 +5,9 @@
 //! terminating the original) is recognised as the same one: see [`DeadLetter::is_same`].
 
 use crate::{
-    AttemptRecord, Digest, Evidence, FailedRun, Failure, FailureClass, Headers, PluginName, Used,
+    AttemptRecord, Digest, Evidence, FailedRun, Failure, FailureClass, Headers, PluginName, Used, again,
     binding::Behind,
     event::{EventId, base32},
-    headers,
     outcome::clean,
     port::{Content, Delivery},
 };
@@ -40,6 +39,8 @@ pub const ATTEMPT: &str = "Busway-Attempt";
 pub const STREAM: &str = "Busway-Stream";
 /// The event's sequence in that stream.
 pub const SEQUENCE: &str = "Busway-Sequence";
+/// When that stream was created, in nanoseconds since the Unix epoch.
+pub const STREAM_CREATED: &str = "Busway-Stream-Created-Ns";
 /// The subject that the event was published on.
 pub const SUBJECT: &str = "Busway-Subject";
 /// When the broker stored the event, in milliseconds since the Unix epoch.
@@ -145,18 +146,17 @@ impl DeadLetter {
             && stored.get(PAYLOAD_DIGEST) == Some(&*self.payload_digest.to_string())
     }
 
-    /// The name under which the payload is kept where it does not fit beside the headers.
+    /// The name under which the payload is kept where it does not fit beside the headers: the letter's own, for another
+    /// plugin's letter of the same event ends at another time.
     pub fn object_name(&self) -> String {
-        format!("{}-{}", self.event_id, base32(self.payload_digest.as_bytes()))
+        let letter = self.subject.trim_start_matches(SUBJECT_PREFIX).trim_start_matches('.');
+        format!("{letter}-{}", base32(self.payload_digest.as_bytes()))
     }
 }
 
 fn originals(content: &Content) -> Headers {
     match content {
-        Content::Message(message) => {
-            let own = |name: &str| !headers::is_reserved(name);
-            message.headers.iter().filter(|(name, _)| own(name)).collect()
-        }
+        Content::Message(message) => again::wrap(&message.headers),
         Content::Malformed(malformed) => {
             let mut lines = Headers::new();
             lines.push(RAW_HEADERS, &BASE64.encode(&malformed.header_block));
@@ -212,6 +212,7 @@ fn push_origin(lines: &mut Headers, delivery: &Delivery) {
     lines.push(SUBJECT, &clean(delivery.content.subject(), 4096));
     if let Some(position) = &receipt.position {
         lines.push(STREAM, &position.stream);
+        lines.push(STREAM_CREATED, &position.stream_created_ns.to_string());
         lines.push(SEQUENCE, &position.sequence.to_string());
     }
     if let Some(published) = receipt.published_at_ms {

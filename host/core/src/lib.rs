@@ -8,10 +8,12 @@
 //! [`outcome`], [`backoff`], [`retry`], [`verdict`], [`breaker`], [`dead_letter`], [`binding`], [`audit`],
 //! [`port`].
 
+pub mod again;
 pub mod audit;
 pub mod backoff;
 pub mod binding;
 pub mod breaker;
+pub mod date;
 pub mod dead_letter;
 pub mod event;
 pub mod headers;

@@ -234,14 +234,16 @@ pub enum Refusal {
     NoSandbox(String),
     /// The broker has not heard from this host for so long that it may have given the event to another one.
     LeaseLost,
+    /// The event was redriven for another version of the plugin than this host has.
+    OtherVersion(String),
     /// A fault in the host itself.
     HostFault(String),
 }
 
 impl Refusal {
     /// The stable names, in the order of the failure table.
-    pub const CODES: [&'static str; 6] =
-        ["draining", "paused", "broker-trouble", "no-sandbox", "lease-lost", "host-fault"];
+    pub const CODES: [&'static str; 7] =
+        ["draining", "paused", "broker-trouble", "no-sandbox", "lease-lost", "other-version", "host-fault"];
 
     /// The stable name in metrics and logs.
     pub fn code(&self) -> &'static str {
@@ -251,6 +253,7 @@ impl Refusal {
             Self::BrokerTrouble(_) => "broker-trouble",
             Self::NoSandbox(_) => "no-sandbox",
             Self::LeaseLost => "lease-lost",
+            Self::OtherVersion(_) => "other-version",
             Self::HostFault(_) => "host-fault",
         }
     }

@@ -81,6 +81,8 @@ pub struct Receipt {
 pub struct Returned {
     /// How often it was redriven from the dead letters; 0 when it was only parked. Failed runs are counted per round.
     pub round: u32,
+    /// How many runs of that round had failed when the copy was made that came back; 0 for one that was just redriven.
+    pub failed_runs: u32,
 }
 
 /// Where deliveries come from: one per binding.

@@ -108,6 +108,7 @@ fn disposition(verdict: Verdict, settled: Settled) -> Disposition {
         (Settled::PutBack(wait) | Settled::Kept(wait), Verdict::Retry { after }) if wait == after => {
             Disposition::Retried { wait, waits: Waits::InConsumer }
         }
+        (Settled::Parked(wait), _) => Disposition::Retried { wait, waits: Waits::Parked },
         (Settled::PutBack(wait) | Settled::Kept(wait), _) => Disposition::PutBack { wait },
         (Settled::LeftToBroker, _) => Disposition::Left,
     }
@@ -128,6 +129,7 @@ fn cause(outcome: &Outcome) -> Option<Cause> {
                 Refusal::Paused(why)
                 | Refusal::BrokerTrouble(why)
                 | Refusal::NoSandbox(why)
+                | Refusal::OtherVersion(why)
                 | Refusal::HostFault(why) => why,
             };
             Some(Cause {

@@ -1,8 +1,8 @@
 //! The path of one event, one file per step.
 //!
 //! Read in this order: [`intake`] holds deliveries and hands them to workers, [`order`] says when where order is kept,
-//! [`pipeline`] is the path itself, [`decode`], [`admit`], [`dedup`], [`invoke`], [`release`], [`send`] and [`settle`] are
-//! its steps, [`record`] writes what
+//! [`pipeline`] is the path itself, [`decode`], [`admit`], [`dedup`], [`invoke`], [`release`], [`send`] and [`settle`]
+//! with [`park`] are its steps, [`record`] writes what
 //! happened, and [`history`] keeps it for those who ask later. [`gate`] says whether a plugin's events run at the moment,
 //! [`flow`] what that means for the intake, [`journal`] which events were in guests when a host died. [`lease`], [`slots`]
 //! and [`supervise`] hold the state around it. Nothing here knows NATS or wasm: those stand behind
@@ -16,6 +16,7 @@ mod admit;
 mod decode;
 mod dedup;
 mod invoke;
+mod park;
 mod release;
 mod send;
 mod settle;

@@ -156,7 +156,8 @@ impl Order {
                 state.lines.again(sequence, delivery, (Instant::now(), wait), now_ms());
                 self.times_changed.notify_one();
             }
-            Settled::Finished | Settled::DeadLettered { .. } => {
+            // Nothing is parked where order is kept; if it were, it would be done here.
+            Settled::Finished | Settled::DeadLettered { .. } | Settled::Parked(_) => {
                 if let Some(key) = state.lines.left(sequence) {
                     self.pass(&mut state, &key);
                 }

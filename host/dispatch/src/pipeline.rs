@@ -4,6 +4,7 @@ use crate::{
     admit, decode, dedup, invoke,
     journal::{self, Standing},
     lane::Lane,
+    park,
     record::{self, Ended},
     release,
     settle::{self, Settled},
@@ -15,12 +16,22 @@ use busway_core::{AttemptRecord, Delivery, LogLine, Outcome, Refusal, Used, Verd
 pub(crate) async fn process(lane: &Lane, delivery: &Delivery, slot: Slot) -> Settled {
     let clock = record::received(lane);
     let history = history(lane, delivery).await;
+    if let Ok(history) = &history
+        && let Some(settled) = passed_on(lane, delivery, history).await
+    {
+        return settled;
+    }
     let Attempted { outcome, used } = match &history {
         Ok(history) => attempt(lane, delivery, history).await,
         Err(refusal) => Attempted::without_a_run(Outcome::Refused(refusal.clone())),
     };
     let (history, outcome) = recorded_before(lane, delivery, history.unwrap_or_default(), outcome).await;
     let outcome = unless_lost(lane, delivery, outcome);
+    if matches!(outcome, Outcome::Failed(_))
+        && let Some(settled) = passed_on(lane, delivery, &history).await
+    {
+        return settled;
+    }
     let attempt = history.current();
     let verdict = verdict(lane, delivery, &history, &outcome);
     let settled = settle::apply(lane, delivery, history, &outcome, verdict).await;
@@ -30,6 +41,16 @@ pub(crate) async fn process(lane: &Lane, delivery: &Delivery, slot: Slot) -> Set
     drop(slot);
     let ended = Ended { took: clock.elapsed(), attempt, used, outcome: &outcome, verdict, settled };
     record::settled(lane, delivery, &ended);
+    settled
+}
+
+/// How this delivery was settled, if the event is a later copy's by now. Asked again after a failure, because only
+/// then the record of what is given for the first time is known.
+async fn passed_on(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> Option<Settled> {
+    let settled = park::passed_on(lane, delivery, history).await;
+    if let Some(settled) = settled {
+        record::passed_on(lane, delivery, settled);
+    }
     settled
 }
 
@@ -108,10 +129,11 @@ async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> A
     if let Err(failure) = admit::in_time(lane, &delivery.receipt) {
         return Attempted::without_a_run(Outcome::Failed(failure));
     }
-    let admitted = match admit::check(lane, &delivery.receipt, event) {
-        Ok(admitted) => admitted,
-        Err(refusal) => return Attempted::without_a_run(Outcome::Refused(refusal)),
-    };
+    let admitted =
+        match admit::meant_for(lane, delivery).and_then(|()| admit::check(lane, &delivery.receipt, event)) {
+            Ok(admitted) => admitted,
+            Err(refusal) => return Attempted::without_a_run(Outcome::Refused(refusal)),
+        };
     if let Err(outcome) = dedup::claim(lane, delivery).await {
         return Attempted::without_a_run(outcome);
     }

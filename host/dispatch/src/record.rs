@@ -14,7 +14,7 @@ use busway_core::{
     Attempt, AttemptRecord, Binding, Delivery, Failure, FailureClass, HistoryEntry, Outcome, Receipt,
     Refusal, Used, Verdict,
     key::KeyError,
-    port::{PublishError, Released, SettleError},
+    port::{ParkError, PublishError, Released, SettleError},
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -85,6 +85,7 @@ pub(crate) struct LaneRecorder {
     received: Counter,
     acknowledged: Counter,
     retried: Counter,
+    parked: Counter,
     dead_lettered: Counter,
     put_back: Counter,
     given_back: Counter,
@@ -98,8 +99,10 @@ pub(crate) struct LaneRecorder {
     without_key: Counter,
     copies_held: Counter,
     copies_done: Counter,
+    copies_passed_on: Counter,
     not_recorded: Counter,
     key_not_released: Counter,
+    not_parked: Counter,
     dead_letter_refused: Counter,
     output_not_sent: Counter,
     answer_not_sent: Counter,
@@ -221,6 +224,7 @@ impl Recorder {
             received: self.received.get_or_create_owned(&by_plugin),
             acknowledged: settled("ack"),
             retried: settled("retry"),
+            parked: settled("parked"),
             dead_lettered: settled("dead-letter"),
             put_back: settled("put-back"),
             given_back: settled("given-back"),
@@ -234,8 +238,10 @@ impl Recorder {
             without_key: self.without_key.get_or_create_owned(&by_plugin),
             copies_held: copies("held"),
             copies_done: copies("done"),
+            copies_passed_on: copies("passed-on"),
             not_recorded: trouble("attempt-not-recorded"),
             key_not_released: trouble("key-not-released"),
+            not_parked: trouble("not-parked"),
             dead_letter_refused: trouble("dead-letter-refused"),
             output_not_sent: trouble("output-not-sent"),
             answer_not_sent: trouble("answer-not-sent"),
@@ -336,6 +342,7 @@ pub(crate) fn settled(lane: &Lane, delivery: &Delivery, ended: &Ended<'_>) {
         (Settled::LeftToBroker, _) => record.left_to_broker.inc(),
         (Settled::Finished, _) => record.acknowledged.inc(),
         (Settled::DeadLettered { .. }, _) => record.dead_lettered.inc(),
+        (Settled::Parked(_), _) => record.parked.inc(),
         (Settled::PutBack(_) | Settled::Kept(_), Verdict::Retry { .. }) => record.retried.inc(),
         (Settled::PutBack(_) | Settled::Kept(_), _) => record.put_back.inc(),
     };
@@ -355,7 +362,7 @@ pub(crate) fn settled(lane: &Lane, delivery: &Delivery, ended: &Ended<'_>) {
         }
         Outcome::Failed(failure) => {
             record.failed(failure.class);
-            if let Settled::PutBack(after) | Settled::Kept(after) = settled {
+            if let Settled::PutBack(after) | Settled::Kept(after) | Settled::Parked(after) = settled {
                 let Failure { class, code, reason, .. } = failure;
                 info!(%plugin, %id, %class, code, reason, after_ms = after.as_millis() as u64, "attempt failed, will be tried again");
             }
@@ -411,6 +418,19 @@ pub(crate) fn without_key(lane: &Lane, receipt: &Receipt, why: &KeyError) {
 pub(crate) fn key_not_released(lane: &Lane, receipt: &Receipt, why: &SettleError) {
     lane.record.key_not_released.inc();
     warn!(plugin = %lane.binding.plugin, id = %receipt.event_id, %why, "the key of a dead event could not be given up yet");
+}
+
+/// A message was settled without a run, because a later copy of it is the event by now.
+pub(crate) fn passed_on(lane: &Lane, delivery: &Delivery, settled: Settled) {
+    lane.record.copies_passed_on.inc();
+    lane.record.held(lane.leases.held());
+    debug!(plugin = %lane.binding.plugin, id = %delivery.receipt.event_id, ?settled, "not run: a later copy is the event");
+}
+
+/// A copy could not be stored; the event waits in its consumer.
+pub(crate) fn not_parked(lane: &Lane, receipt: &Receipt, why: &ParkError) {
+    lane.record.not_parked.inc();
+    debug!(plugin = %lane.binding.plugin, id = %receipt.event_id, %why, "not parked; the event waits in its consumer");
 }
 
 /// A failed run could not be recorded; the event is put back as if it had not run.

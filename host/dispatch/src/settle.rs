@@ -5,7 +5,7 @@
 //! missing. The key of a dead event is given up before the event is terminated, so that no crash keeps its correction out.
 //! Whatever the broker does not confirm is left to be given again.
 
-use crate::{dedup, lane::Lane, record, send};
+use crate::{dedup, lane::Lane, park, record, send};
 use busway_core::{
     AttemptRecord, DeadLetter, Delivery, FailedRun, Failure, Outcome, Receipt, Verdict,
     dead_letter::Writer,
@@ -34,6 +34,8 @@ pub(crate) enum Settled {
         /// The letter's sequence in its stream.
         letter: u64,
     },
+    /// A copy comes back after a wait; this message is acknowledged.
+    Parked(Duration),
     /// Put back with a wait.
     PutBack(Duration),
     /// It stays here, its lease kept, and runs again after this wait: put back, it would be overtaken.
@@ -54,7 +56,7 @@ pub(crate) async fn apply(
     match (verdict, outcome) {
         (Verdict::Ack, _) => finish(lane, receipt, lane.settle.ack(receipt).await),
         (Verdict::Retry { after }, Outcome::Failed(failure)) => {
-            retry(lane, receipt, history, failure, after).await
+            retry(lane, delivery, history, failure, after).await
         }
         (Verdict::DeadLetter(_), Outcome::Failed(failure)) => {
             dead_letter(lane, delivery, history, failure).await
@@ -95,13 +97,16 @@ pub(crate) async fn put_back(lane: &Lane, receipt: &Receipt, after: Duration) ->
 
 async fn retry(
     lane: &Lane,
-    receipt: &Receipt,
+    delivery: &Delivery,
     mut history: AttemptRecord,
     failure: &Failure,
     after: Duration,
 ) -> Settled {
-    history.push(failed_run(lane, failure, Some(after)));
+    let receipt = &delivery.receipt;
+    let parked = park::is_long(lane, receipt, after);
+    history.push(FailedRun { parked, ..failed_run(lane, failure, Some(after)) });
     match lane.settle.record_attempts(receipt, &history).await {
+        Ok(()) if parked => park::park(lane, delivery, history, after).await,
         Ok(()) => wait(lane, receipt, after).await,
         Err(why) => {
             record::not_recorded(lane, receipt, &why);
@@ -176,7 +181,7 @@ fn failed_run(lane: &Lane, failure: &Failure, wait: Option<Duration>) -> FailedR
     }
 }
 
-fn finish(lane: &Lane, receipt: &Receipt, answer: Result<(), SettleError>) -> Settled {
+pub(crate) fn finish(lane: &Lane, receipt: &Receipt, answer: Result<(), SettleError>) -> Settled {
     match answer {
         // A message or consumer that is gone can't be given again either.
         Ok(()) | Err(SettleError::Gone) => {

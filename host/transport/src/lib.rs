@@ -7,8 +7,8 @@ pub mod nats;
 
 pub use nats::{
     Auth, ClientCertificate, ConnectError, ConsumerSettings, ConsumerState, DeadLetters, Durability,
-    Embedded, EmbeddedError, Ensured, Handshake, HistorySettings, KeptError, KeptMessage, KeptReader,
-    KeptStream, LetterFilter, Nats, NatsConfig, NatsPublish, NatsRequest, NatsSettle, NatsSource, OneMessage,
-    OpenBinding, OpenError, OwnStreams, PauseError, Published, Secret, ServerPause, SourceStatus, StreamSpec,
-    Tls, TopologyError,
+    Embedded, EmbeddedError, Ensured, Features, Handshake, HistorySettings, KeptError, KeptMessage,
+    KeptReader, KeptStream, LetterFilter, Nats, NatsConfig, NatsPublish, NatsRequest, NatsSettle, NatsSource,
+    OneMessage, OpenBinding, OpenError, OwnStreams, PauseError, Published, Secret, ServerPause, SourceStatus,
+    StreamSpec, Tls, TopologyError,
 };

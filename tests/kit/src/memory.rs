@@ -24,6 +24,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+mod returned;
+
+pub use returned::AGAIN_STREAM;
+
 /// The name of the one stream.
 pub const STREAM: &str = "EVENTS";
 
@@ -43,7 +47,8 @@ struct Shared {
 struct State {
     ack_wait: Duration,
     events: BTreeMap<u64, StoredEvent>,
-    attempts: HashMap<EventId, AttemptRecord>,
+    copies: returned::Copies,
+    attempts: HashMap<(EventId, u32), AttemptRecord>,
     outputs: Vec<Outgoing>,
     sent: Vec<Outgoing>,
     send_answers: VecDeque<Result<(), PublishError>>,
@@ -67,6 +72,19 @@ struct StoredEvent {
     delivered: u64,
     due: Instant,
     settled: bool,
+}
+
+/// Where an event or a copy is.
+struct Custody<'a> {
+    due: &'a mut Instant,
+    settled: &'a mut bool,
+}
+
+impl State {
+    fn is_settled(&self) -> bool {
+        self.events.values().all(|event| event.settled)
+            && self.copies.stored.values().all(|copy| copy.settled)
+    }
 }
 
 /// What the broker can be told to fail at, once per call.
@@ -190,13 +208,13 @@ impl MemoryBroker {
 
     /// The record of an event's failed runs.
     pub fn attempts_of(&self, sequence: u64) -> AttemptRecord {
-        self.lock().attempts.get(&event_id(sequence)).cloned().unwrap_or_default()
+        self.lock().attempts.get(&(event_id(sequence), 0)).cloned().unwrap_or_default()
     }
 
     /// Replaces the record of an event's failed runs, as an earlier host would have left it.
     pub fn set_attempts(&self, sequence: u64, record: AttemptRecord) {
         let mut state = self.lock();
-        state.attempts.insert(event_id(sequence), record);
+        state.attempts.insert((event_id(sequence), 0), record);
         if let Some(event) = state.events.get_mut(&sequence) {
             event.delivered = event.delivered.max(1);
         }
@@ -208,7 +226,7 @@ impl MemoryBroker {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.lock().events.values().all(|event| event.settled) {
+            if self.lock().is_settled() {
                 return;
             }
             changed.await;
@@ -257,11 +275,16 @@ impl MemoryBroker {
         self.shared.changed.notify_waiters();
     }
 
-    fn settle(&self, receipt: &Receipt, change: impl FnOnce(&mut StoredEvent, Duration)) {
+    fn settle(&self, receipt: &Receipt, change: impl FnOnce(Custody<'_>, Duration)) {
         let mut state = self.lock();
-        let ack_wait = state.ack_wait;
-        if let Some(event) = state.events.get_mut(&sequence(receipt)) {
-            change(event, ack_wait);
+        let (ack_wait, held_as) = (state.ack_wait, receipt.held_as.unwrap_or_default());
+        let State { events, copies, .. } = &mut *state;
+        let custody = match receipt.returned {
+            Some(_) => copies.stored.get_mut(&held_as).map(|copy| (&mut copy.due, &mut copy.settled)),
+            None => events.get_mut(&held_as).map(|event| (&mut event.due, &mut event.settled)),
+        };
+        if let Some((due, settled)) = custody {
+            change(Custody { due, settled }, ack_wait);
         }
         drop(state);
         self.shared.changed.notify_waiters();
@@ -335,7 +358,7 @@ impl Settle for MemoryBroker {
         Box::pin(async {
             let answer = self.lock().ack_answers.pop_front().unwrap_or(Ok(()));
             if answer.is_ok() {
-                self.settle(receipt, |event, _| event.settled = true);
+                self.settle(receipt, |event, _| *event.settled = true);
             }
             self.write(format!("ack {}{}", sequence(receipt), failed(&answer)));
             answer
@@ -348,7 +371,7 @@ impl Settle for MemoryBroker {
         after: Duration,
     ) -> BoxFuture<'a, Result<(), SettleError>> {
         Box::pin(async move {
-            self.settle(receipt, |event, _| event.due = Instant::now() + after);
+            self.settle(receipt, |event, _| *event.due = Instant::now() + after);
             self.write(format!("put back {} for {} ms", sequence(receipt), after.as_millis()));
             Ok(())
         })
@@ -362,7 +385,7 @@ impl Settle for MemoryBroker {
         Box::pin(async move {
             let answer = self.lock().terminate_answers.pop_front().unwrap_or(Ok(()));
             if answer.is_ok() {
-                self.settle(receipt, |event, _| event.settled = true);
+                self.settle(receipt, |event, _| *event.settled = true);
             }
             self.write(format!("terminate {} {reason}{}", sequence(receipt), failed(&answer)));
             answer
@@ -373,7 +396,7 @@ impl Settle for MemoryBroker {
         Box::pin(async {
             let answer = self.lock().progress_answers.pop_front().unwrap_or(Ok(()));
             if answer.is_ok() {
-                self.settle(receipt, |event, ack_wait| event.due = Instant::now() + ack_wait);
+                self.settle(receipt, |event, ack_wait| *event.due = Instant::now() + ack_wait);
             }
             self.write(format!("progress {}{}", sequence(receipt), failed(&answer)));
             answer
@@ -399,11 +422,11 @@ impl Settle for MemoryBroker {
 
     fn park<'a>(
         &'a self,
-        _delivery: &'a Delivery,
-        _failed_runs: u32,
-        _after: Duration,
+        delivery: &'a Delivery,
+        failed_runs: u32,
+        after: Duration,
     ) -> BoxFuture<'a, Result<(), ParkError>> {
-        Box::pin(async { Err(ParkError::NotOffered) })
+        Box::pin(async move { self.store_copy(delivery, failed_runs, after) })
     }
 
     fn claim_key<'a>(
@@ -440,7 +463,14 @@ impl Settle for MemoryBroker {
     }
 
     fn attempts<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<AttemptRecord, SettleError>> {
-        Box::pin(async { Ok(self.lock().attempts.get(&receipt.event_id).cloned().unwrap_or_default()) })
+        Box::pin(async {
+            Ok(self
+                .lock()
+                .attempts
+                .get(&(receipt.event_id.clone(), receipt.round()))
+                .cloned()
+                .unwrap_or_default())
+        })
     }
 
     fn record_attempts<'a>(
@@ -451,7 +481,8 @@ impl Settle for MemoryBroker {
         Box::pin(async {
             let answer = self.lock().record_answers.pop_front().unwrap_or(Ok(()));
             if answer.is_ok() {
-                self.lock().attempts.insert(receipt.event_id.clone(), record.clone());
+                let key = (receipt.event_id.clone(), receipt.round());
+                self.lock().attempts.insert(key, record.clone());
             }
             self.write(format!("record {} failed{}", record.failed_runs(), failed(&answer)));
             answer
@@ -519,8 +550,10 @@ fn failed<E>(answer: &Result<(), E>) -> &'static str {
     if answer.is_ok() { "" } else { " (refused)" }
 }
 
-fn sequence(receipt: &Receipt) -> u64 {
-    receipt.position.as_ref().map_or(0, |position| position.sequence)
+/// How the log names a delivery: by its sequence, and a copy by that among the copies.
+fn sequence(receipt: &Receipt) -> String {
+    let held_as = receipt.held_as.unwrap_or_default();
+    if receipt.returned.is_some() { format!("copy {held_as}") } else { held_as.to_string() }
 }
 
 fn event_id(sequence: u64) -> EventId {

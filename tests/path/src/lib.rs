@@ -27,6 +27,8 @@ pub struct TestHost {
     pub handler: Arc<ScriptedHandler>,
     /// Its one binding at work.
     pub lane: Arc<Lane>,
+    /// What comes back to it.
+    returned: Arc<Lane>,
     supervisor: Supervisor,
     registry: Registry,
     history: Mutex<mpsc::Receiver<HistoryEntry>>,
@@ -74,7 +76,7 @@ impl TestHost {
     ) -> Self {
         let handler = Arc::new(ScriptedHandler::new(steps));
         let mut registry = Registry::default();
-        let parts = LaneParts {
+        let parts = |binding| LaneParts {
             binding,
             digest: Digest::of(plugin),
             handler: Arc::clone(&handler) as _,
@@ -86,10 +88,13 @@ impl TestHost {
         let recorder = Recorder::new(&mut registry);
         let (history, told) = recorder.history();
         let host = Host { history: Some(history), ..host };
-        let lane = Lane::new(parts, host, &recorder);
+        let returned = Binding { subscription: Subscription::Returned, ..binding.clone() };
+        let [lane, returned] =
+            [binding, returned].map(|binding| Lane::new(parts(binding), host.clone(), &recorder));
         let supervisor = Supervisor::new(Handle::current(), Handle::current());
         Intake::start(Arc::clone(&lane), broker.source(), &supervisor);
-        Self { broker, handler, lane, supervisor, registry, history: Mutex::new(told) }
+        Intake::start(Arc::clone(&returned), broker.returned_source(), &supervisor);
+        Self { broker, handler, lane, returned, supervisor, registry, history: Mutex::new(told) }
     }
 
     /// Runs one event through a script until it is settled, and gives what was asked of the broker.
@@ -102,14 +107,18 @@ impl TestHost {
         (host, log)
     }
 
+    fn lanes(&self) -> [Arc<Lane>; 2] {
+        [&self.lane, &self.returned].map(Arc::clone)
+    }
+
     /// Stops the host.
     pub async fn drain(&self, patience: Duration) -> Drained {
-        self.supervisor.drain(std::slice::from_ref(&self.lane), patience).await
+        self.supervisor.drain(&self.lanes(), patience).await
     }
 
     /// Waits until nothing is held any more.
     pub async fn quiet(&self) {
-        while self.lane.unsettled() > 0 {
+        while self.lanes().iter().any(|lane| lane.unsettled() > 0) {
             tokio::task::yield_now().await;
         }
     }

@@ -7,7 +7,7 @@ use busway_core::{
     binding::{Behind, Ordering, Subscription},
     port::BoxFuture,
 };
-use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
+use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, SETTLED_MAX, Supervisor};
 use busway_testkit::{
     link::{Cluster, HostLink},
     memory::{MemoryBroker, STREAM},
@@ -94,6 +94,7 @@ impl World {
         let strict = matches!(ordering, Ordering::Strict { .. });
         let handler = Watcher { link: link.clone(), seen: Arc::clone(&self.seen), plan, strict };
         let parts = LaneParts {
+            settled_max: SETTLED_MAX,
             binding: Binding { ordering, ..binding() },
             digest: Digest::of(b"plugin"),
             handler: Arc::new(handler),

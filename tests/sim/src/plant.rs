@@ -202,6 +202,18 @@ impl Settle for Planted {
         self.port.progress(receipt)
     }
 
+    fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
+        self.port.unsettled()
+    }
+
+    fn is_active(&self) -> bool {
+        self.port.is_active()
+    }
+
+    fn stay_active(&self) -> BoxFuture<'_, ()> {
+        self.port.stay_active()
+    }
+
     fn ack_confirmed<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>> {
         self.port.ack_confirmed(receipt)
     }

@@ -5,7 +5,10 @@ use crate::{
     life::Life,
     world::{World, event_id, position},
 };
-use busway_core::{Delivery, Receipt, Source, port::BoxFuture};
+use busway_core::{
+    Delivery, Receipt, Source,
+    port::{BoxFuture, Opening},
+};
 use busway_testkit::simulated::Given;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -97,6 +100,10 @@ impl Source for SimSource {
                 }
             }
         })
+    }
+
+    fn opening(&self) -> Opening {
+        Opening { number: 1, unsettled: 0 }
     }
 
     fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>> {

@@ -9,6 +9,7 @@ use super::{
     checkpoint,
     connect::Line,
     delivery::Origin,
+    own_streams::AGAIN_STREAM,
     refusal::ConnectError,
     topology::{self, Difference, compare},
 };
@@ -16,7 +17,7 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, Config, DeliverPolicy, Info, ReplayPolicy, pull},
     stream::RetentionPolicy,
 };
-use busway_core::{Binding, SubjectFilter, binding::Subscription};
+use busway_core::{Binding, SubjectFilter, again, binding::Subscription};
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use tracing::{info, warn};
@@ -175,14 +176,20 @@ pub(super) struct Confirmed {
 
 impl Spec {
     pub(super) fn of(binding: &Binding, settings: ConsumerSettings) -> Result<Self, OpenError> {
-        let Subscription::Stream { stream, filters } = &binding.subscription else {
-            return Err(OpenError::NoConsumer { plugin: binding.plugin.to_string() });
+        let (stream, filters) = match &binding.subscription {
+            Subscription::Stream { stream, filters } => (stream.as_str(), filters.clone()),
+            Subscription::Returned => {
+                (AGAIN_STREAM, again::due_filter(&binding.plugin).parse().into_iter().collect())
+            }
+            Subscription::Core { .. } => {
+                return Err(OpenError::NoConsumer { plugin: binding.plugin.to_string() });
+            }
         };
         let concurrency = i64::from(binding.limits.concurrency);
         Ok(Self {
-            stream: stream.as_str().into(),
+            stream: stream.into(),
             durable: binding.durable().into(),
-            filters: filters.clone(),
+            filters,
             ack_wait: settings.ack_wait,
             ordered: binding.ordering.is_ordered(),
             max_ack_pending: match binding.ordering.window() {

@@ -66,14 +66,14 @@ impl GivenOut {
 
     /// Notes what became of a delivery, if it is one of these.
     pub(super) fn ended(&self, receipt: &Receipt, end: End) {
-        let Some(position) = &receipt.position else { return };
+        let Some(held_as) = receipt.held_as else { return };
         if !self.is_any_open() {
             return;
         }
         let mut state = self.state();
-        if state.open.remove(&position.sequence).is_some() {
+        if state.open.remove(&held_as).is_some() {
             if end == End::Final {
-                state.done.insert(position.sequence);
+                state.done.insert(held_as);
             }
             self.any_open.store(!state.open.is_empty(), Ordering::Release);
             drop(state);
@@ -83,11 +83,11 @@ impl GivenOut {
 
     /// Notes that somebody still works on a delivery, if it is one of these.
     pub(super) fn progressed(&self, receipt: &Receipt, patience: Duration) {
-        let Some(position) = &receipt.position else { return };
+        let Some(held_as) = receipt.held_as else { return };
         if !self.is_any_open() {
             return;
         }
-        if let Some(until) = self.state().open.get_mut(&position.sequence) {
+        if let Some(until) = self.state().open.get_mut(&held_as) {
             *until = Instant::now() + patience;
         }
     }
@@ -114,9 +114,9 @@ impl GivenOut {
     /// Notes what was found and is given out now.
     fn give_out(&self, found: &[Delivery], patience: Duration) {
         let until = Instant::now() + patience;
-        let sequences = found.iter().filter_map(|delivery| delivery.receipt.position.as_ref());
+        let sequences = found.iter().filter_map(|delivery| delivery.receipt.held_as);
         let mut state = self.state();
-        state.open = sequences.map(|position| (position.sequence, until)).collect();
+        state.open = sequences.map(|sequence| (sequence, until)).collect();
         self.any_open.store(!state.open.is_empty(), Ordering::Release);
     }
 }

@@ -12,6 +12,7 @@
 
 mod config;
 mod connect;
+mod features;
 mod greeting;
 mod options;
 mod refusal;
@@ -25,6 +26,7 @@ mod topology;
 mod opening;
 mod pause;
 mod pull;
+mod returned;
 mod source;
 
 mod delivery;
@@ -36,7 +38,10 @@ mod settle;
 
 mod batch;
 mod captures;
+mod copies;
 mod dead_letters;
+mod due;
+mod fit;
 mod kept;
 mod publish;
 
@@ -57,19 +62,25 @@ pub use api::ApiError;
 pub use config::{Auth, ClientCertificate, Handshake, NatsConfig, Secret, Tls};
 pub use connect::{LineHealth, Role, check_files};
 pub use consumer::{ACK_WAIT, ConsumerSettings, OpenError};
-pub use dead_letters::{DeadLetters, HEADERS_OBJECT, LetterError, LetterFilter, LetterPage, StoredLetter};
+pub use dead_letters::{
+    DeadLetters, Imported, LetterError, LetterFilter, LetterPage, RedriveError, StoredLetter,
+};
+pub use due::Due;
 pub use embedded::{Embedded, EmbeddedError, SYNC_INTERVAL};
+pub use features::Features;
+pub use fit::HEADERS_OBJECT;
 pub use history::{Account, HistoryError, HistoryReader, HistoryWriter};
 pub use kept::{KeptConsumer, KeptError, KeptMessage, KeptReader, KeptStream};
 pub use opening::{SourceCounters, SourceStatus};
 pub use own_streams::{
-    ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, HISTORY_STREAM, HistorySettings, LEASES_BUCKET,
-    OwnStreams, PAYLOADS_BUCKET,
+    ADVISORIES_STREAM, AGAIN_STREAM, ATTEMPTS_BUCKET, CHECKPOINTS_BUCKET, DEAD_LETTER_STREAM, HISTORY_STREAM,
+    HistorySettings, LEASES_BUCKET, OwnStreams, PAYLOADS_BUCKET,
 };
 pub use pause::{ConsumerState, PauseError, ServerPause};
 pub use plain::NatsRequest;
 pub use publish::{Durability, NatsPublish, OneMessage, Published};
 pub use refusal::ConnectError;
+pub use returned::ReturnedSource;
 pub use seen::SEEN_BUCKET;
 pub use settle::NatsSettle;
 pub use source::NatsSource;
@@ -94,6 +105,7 @@ use futures_util::future::join_all;
 use malformed::GivenOut;
 use opening::Shared;
 use plain::{CoreSettle, CoreSource, Inputs, Service, Surroundings};
+use returned::Objects;
 use std::{
     collections::HashMap,
     mem,
@@ -245,6 +257,11 @@ impl Nats {
         Arc::clone(service)
     }
 
+    /// Watches for which plugins something has come back.
+    pub fn due(&self) -> Due {
+        Due { control: Arc::clone(&self.control), seen: 0 }
+    }
+
     /// Tells what version of a plugin runs and more about it, for those who ask the micro service that it is.
     pub fn describe_service(&self, plugin: &PluginName, version: Option<&str>, metadata: &[(&str, String)]) {
         self.service(plugin).describe(version, metadata);
@@ -270,6 +287,7 @@ impl Nats {
         let confirmed = spec.ensure(&self.control, None).await?;
         let (status, watched) = watch::channel(SourceStatus::Opening);
         let given_out = Arc::new(GivenOut::default());
+        let objects = Arc::new(Objects::default());
         let counters = Arc::new(SourceCounters::default());
         let active = spec
             .ordered
@@ -283,6 +301,8 @@ impl Nats {
             policy: binding.ack,
             given_out: Arc::clone(&given_out),
             active: active.clone(),
+            egress: Arc::clone(&self.egress),
+            objects: Arc::clone(&objects),
         };
         let source = NatsSource::new(Arc::new(Shared {
             spec,
@@ -295,7 +315,13 @@ impl Nats {
             ack_floor: AtomicU64::new(confirmed.info.ack_floor.stream_sequence),
             active,
         }));
-        let (source, settle) = (Box::new(source), Arc::new(settle));
+        let source: Box<dyn Source> = match binding.subscription {
+            Subscription::Returned => {
+                Box::new(ReturnedSource::new(source, Arc::clone(&self.control), objects))
+            }
+            _ => Box::new(source),
+        };
+        let settle = Arc::new(settle);
         Ok(OpenBinding { source, settle, status: watched, counters, beside: None })
     }
 
@@ -318,7 +344,7 @@ impl Nats {
 
     /// The dead letters.
     pub fn dead_letters(&self) -> DeadLetters {
-        DeadLetters { control: Arc::clone(&self.control) }
+        DeadLetters { control: Arc::clone(&self.control), egress: Arc::clone(&self.egress) }
     }
 
     /// What the broker keeps, for an audit.
@@ -386,6 +412,11 @@ impl Nats {
     /// The version that the broker says it is.
     pub fn server_version(&self) -> String {
         self.control.client().server_info().version
+    }
+
+    /// What the broker can do beyond what every accepted one can, by its version.
+    pub fn offers(&self) -> Features {
+        Features::of(&self.server_version())
     }
 
     /// The most bytes that a message may have, headers included.

@@ -1,20 +1,26 @@
 //! The streams that Busway keeps its own records in.
 //!
 //! Their limits are the operator's to change, so only what the host relies on is compared. Each refuses what is new when
-//! it is full, because none may lose what is old; but the history, which is an account and not the state, loses the oldest.
+//! it is full, because none may lose what is old; but the history and the advisories, which are accounts and not the state,
+//! lose the oldest.
 
 use super::{
     connect::Line,
     seen::{self, SEEN_BUCKET},
     topology::{self, Difference, TopologyError, compare},
+    version::{SCHEDULES, Version},
 };
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use busway_core::{dead_letter, history, units::ByteSize};
+use busway_core::{again, dead_letter, history, units::ByteSize};
 use std::time::Duration;
 use tracing::warn;
 
 /// The stream of dead letters.
 pub const DEAD_LETTER_STREAM: &str = "BUSWAY_DLQ";
+/// The stream of what comes back to one plugin alone: parked and redriven events.
+pub const AGAIN_STREAM: &str = "BUSWAY_AGAIN";
+/// The stream of what the broker tells of events that it gives up, whoever made it do so.
+pub const ADVISORIES_STREAM: &str = "BUSWAY_ADVISORIES";
 /// The bucket of attempt records.
 pub const ATTEMPTS_BUCKET: &str = "BUSWAY_ATTEMPTS";
 /// The bucket of how far each consumer has come.
@@ -29,12 +35,21 @@ pub const PAYLOADS_BUCKET: &str = "BUSWAY_DLQ_PAYLOADS";
 /// How long an attempt record is kept: longer than any event is retried for.
 const ATTEMPTS_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// For how long a copy that is stored again is recognised: as long as a crash between two steps of parking may go
+/// unnoticed, because no host runs.
+const AGAIN_WINDOW: Duration = Duration::from_secs(60 * 60);
+/// How long and how many of the broker's advisories are kept.
+const ADVISORIES_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const ADVISORIES_MAX_BYTES: i64 = 64 << 20;
+
 /// The shortest memory of ids that a stream can have.
 const DUPLICATE_WINDOW_MIN: Duration = Duration::from_millis(100);
 
 /// Makes Busway's own streams, or compares those that are there.
 pub(super) async fn ensure(line: &Line, own: OwnStreams) -> Result<(), TopologyError> {
-    for config in own.configs() {
+    let schedules = Version::of(line) >= SCHEDULES;
+    for mut config in own.configs() {
+        config.allow_message_schedules = config.name == AGAIN_STREAM && schedules;
         let failed = |source| TopologyError::Api { stream: config.name.clone(), source };
         if topology::info(line, &config.name).await.map_err(failed)?.is_none() {
             topology::create(line, &config).await.map_err(failed)?;
@@ -45,6 +60,11 @@ pub(super) async fn ensure(line: &Line, own: OwnStreams) -> Result<(), TopologyE
         let differences = differences(&config, &info.config);
         if !differences.is_empty() {
             return Err(TopologyError::Differs { stream: config.name, differences });
+        }
+        if config.allow_message_schedules && !info.config.allow_message_schedules {
+            // It was made by an older broker.
+            let updated = Config { allow_message_schedules: true, ..info.config.clone() };
+            topology::update(line, &updated).await.map_err(failed)?;
         }
         if config.name == HISTORY_STREAM {
             tell_limits(&info.config, &config);
@@ -189,7 +209,32 @@ impl OwnStreams {
             allow_direct: true,
             ..own(format!("KV_{LEASES_BUCKET}"), vec![format!("$KV.{LEASES_BUCKET}.>")])
         };
-        let mut configs = vec![letters, attempts, payloads, checkpoints, seen, leases];
+        // An acknowledged copy is gone. The broker takes no schedules where what is new is refused, so there is no limit:
+        // one would delete the oldest, which is an event.
+        let again = Config {
+            description: Some(
+                "events that come back to one plugin: parked, or redriven from the dead letters".into(),
+            ),
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::Old,
+            duplicate_window: AGAIN_WINDOW,
+            allow_direct: true,
+            ..own(AGAIN_STREAM.into(), vec![again::DUE_SUBJECTS.into(), again::WAIT_SUBJECTS.into()])
+        };
+        let advisories = Config {
+            description: Some("what the broker tells of events that it does not give any more".into()),
+            max_age: ADVISORIES_MAX_AGE,
+            max_bytes: ADVISORIES_MAX_BYTES,
+            discard: DiscardPolicy::Old,
+            duplicate_window: DUPLICATE_WINDOW_MIN,
+            ..own(
+                ADVISORIES_STREAM.into(),
+                ["MAX_DELIVERIES", "MSG_TERMINATED"]
+                    .map(|kind| format!("$JS.EVENT.ADVISORY.CONSUMER.{kind}.>"))
+                    .to_vec(),
+            )
+        };
+        let mut configs = vec![letters, attempts, payloads, checkpoints, seen, leases, again, advisories];
         configs.extend(self.history.enabled.then_some(history));
         configs
     }

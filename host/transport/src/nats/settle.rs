@@ -10,13 +10,17 @@ use super::{
     attempts,
     connect::Line,
     consumer::Spec,
+    copies::Copies,
     malformed::{End, GivenOut},
     publish::{self, Ack},
+    returned::Objects,
     seen::Seen,
+    version::{SCHEDULES, Version},
 };
 use async_nats::{Client, HeaderMap, Request, RequestErrorKind, client::PublishErrorKind};
 use busway_core::{
     AckPolicy, AttemptRecord, Delivery, EventId, PluginName, Receipt, Settle,
+    again::Copy,
     outcome::clean,
     port::{BoxFuture, KeyClaim, ParkError, SettleError},
 };
@@ -45,11 +49,19 @@ pub struct NatsSettle {
     pub(super) given_out: Arc<GivenOut>,
     /// Where one host at a time may work.
     pub(super) active: Option<Arc<ActiveLease>>,
+    pub(super) egress: Arc<Line>,
+    /// Those of copies that came back.
+    pub(super) objects: Arc<Objects>,
 }
 
 impl NatsSettle {
     async fn acknowledge(&self, receipt: &Receipt) -> Result<(), SettleError> {
         match self.policy {
+            // What belongs to a copy must not be deleted while the broker may give it again.
+            _ if self.objects.has(receipt) => {
+                self.confirm(&receipt.token, Bytes::new()).await?;
+                self.objects.delete(&self.egress, receipt).await;
+            }
             AckPolicy::Fast => self.send(&receipt.token, Bytes::new()).await?,
             AckPolicy::Confirmed => self.confirm(&receipt.token, Bytes::new()).await?,
         }
@@ -109,6 +121,24 @@ impl NatsSettle {
 
     fn seen(&self) -> Seen<'_> {
         Seen { control: &self.control, plugin: &self.plugin }
+    }
+
+    async fn store_copy(
+        &self,
+        delivery: &Delivery,
+        failed_runs: u32,
+        after: Duration,
+    ) -> Result<(), ParkError> {
+        if Version::of(&self.control) < SCHEDULES {
+            return Err(ParkError::NotOffered);
+        }
+        let copy = Copy::parked(&self.plugin, delivery, failed_runs);
+        let copy = copy.ok_or_else(|| publish::refused("a message that could not be decoded has no copy"))?;
+        let copies = Copies { egress: &self.egress, control: &self.control };
+        if delivery.receipt.delivered > 1 && copies.is_due(&copy).await {
+            return Ok(());
+        }
+        copies.park(&copy, after).await
     }
 
     async fn is_gone(&self) -> bool {
@@ -191,6 +221,7 @@ impl Settle for NatsSettle {
             let body = format!("+TERM {}", clean(reason, REASON_BYTES_MAX));
             self.confirm(&receipt.token, body.into()).await?;
             self.given_out.ended(receipt, End::Final);
+            self.objects.delete(&self.egress, receipt).await;
             Ok(())
         })
     }
@@ -211,6 +242,7 @@ impl Settle for NatsSettle {
         Box::pin(async move {
             self.confirm(&receipt.token, Bytes::new()).await?;
             self.given_out.ended(receipt, End::Final);
+            self.objects.delete(&self.egress, receipt).await;
             Ok(())
         })
     }
@@ -248,11 +280,11 @@ impl Settle for NatsSettle {
 
     fn park<'a>(
         &'a self,
-        _delivery: &'a Delivery,
-        _failed_runs: u32,
-        _after: Duration,
+        delivery: &'a Delivery,
+        failed_runs: u32,
+        after: Duration,
     ) -> BoxFuture<'a, Result<(), ParkError>> {
-        Box::pin(async { Err(ParkError::NotOffered) })
+        Box::pin(self.store_copy(delivery, failed_runs, after))
     }
 
     fn claim_key<'a>(

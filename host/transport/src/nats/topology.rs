@@ -216,6 +216,12 @@ pub(super) async fn create(line: &Line, config: &Config) -> Result<Created, ApiE
     }
 }
 
+/// Changes a stream.
+pub(super) async fn update(line: &Line, config: &Config) -> Result<(), ApiError> {
+    let subject = format!("STREAM.UPDATE.{}", config.name);
+    api::call::<serde_json::Value>(line, &subject, config).await.map(drop)
+}
+
 fn verify(spec: &StreamSpec, is: &Config) -> Result<Ensured, TopologyError> {
     let differences = differences(spec, is);
     if differences.is_empty() {

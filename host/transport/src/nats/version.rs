@@ -9,6 +9,10 @@ pub(super) struct Version(u64, u64, u64);
 
 /// Atomic batches whose messages have ids.
 pub(super) const ATOMIC_BATCHES: Version = Version(2, 12, 1);
+/// Messages that are stored now and given later.
+pub(super) const SCHEDULES: Version = Version(2, 12, 0);
+/// Pausing a consumer until a time.
+pub(super) const CONSUMER_PAUSE: Version = Version(2, 11, 0);
 /// A stay that a message brings along.
 pub(super) const MESSAGE_TTL: Version = Version(2, 11, 0);
 
@@ -18,7 +22,7 @@ impl Version {
         Self::parse(&line.client().server_info().version)
     }
 
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let numbers = text.trim_start_matches('v').split(['-', '+']).next().unwrap_or_default();
         let mut numbers = numbers.split('.').map(|number| number.parse().ok());
         match (numbers.next().flatten(), numbers.next().flatten()) {

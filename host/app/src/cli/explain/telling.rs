@@ -1,6 +1,7 @@
 //! How it is put for a person: how an event stands with a plugin, in one sentence; times, durations and sizes.
 
 use super::story::{Kept, PluginStory, now_ms};
+pub use busway_core::date::utc;
 use busway_core::{
     HistoryEntry,
     history::{Cause, Counts, Disposition, Waits},
@@ -180,28 +181,6 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// A moment in milliseconds since the Unix epoch, as `2026-11-24 12:01:02.130 UTC`.
-pub fn utc(ms: u64) -> String {
-    let (days, of_day) = (ms / 86_400_000, ms % 86_400_000);
-    let (year, month, day) = date(days);
-    let (hour, minute) = (of_day / 3_600_000, of_day / 60_000 % 60);
-    let (second, milli) = (of_day / 1_000 % 60, of_day % 1_000);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{milli:03} UTC")
-}
-
-/// The date so many days after 1970-01-01, by Howard Hinnant's `civil_from_days`: eras of 400 years that begin in March,
-/// so that the leap day is the last of its year.
-fn date(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
-}
-
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -209,14 +188,6 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_moment_is_written_as_a_date_and_a_time() {
-        assert_eq!(utc(0), "1970-01-01 00:00:00.000 UTC");
-        assert_eq!(utc(951_782_400_000), "2000-02-29 00:00:00.000 UTC");
-        assert_eq!(utc(1_790_230_470_084), "2026-09-24 06:14:30.084 UTC");
-        assert_eq!(utc(4_107_542_399_999), "2100-02-28 23:59:59.999 UTC");
-    }
 
     #[test]
     fn a_duration_has_the_unit_that_a_person_would_choose() {
