@@ -132,3 +132,70 @@ async fn a_plugin_is_a_micro_service_for_as_long_as_its_host_runs() -> Result<()
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn a_host_that_stops_finishes_what_runs_and_tells_the_others() -> Result<()> {
+    let (_server, folder, _bus, client) = asked().await?;
+    let config = std::fs::read_to_string(folder.path("busway.toml"))?
+        .replace(r#"group = "g" }"#, r#"group = "g", buffer = { messages = 1 } }"#);
+    folder.write("busway.toml", format!("{config}\nlimits = {{ concurrency = 1 }}"))?;
+    let mut prices = client.subscribe("prices.get").await?;
+    let mut host = folder.up_and_ready().await?;
+    let asking = |payload: &'static [u8]| {
+        let client = client.clone();
+        tokio::spawn(async move { ask(&client, "ask.relay", payload).await })
+    };
+    let first = asking(b"tea");
+    let question = prices.next().await.context("the plugin asks")?;
+    // It runs and waits. One more is held, one waits in the buffer, the rest is shed.
+    let others = [0; 6].map(|_| asking(b"x"));
+    eventually("some are shed", async || {
+        Ok((host.metric("busway_events_shed_total{plugin=\"p\"}").await? >= 4.0).then_some(()))
+    })
+    .await?;
+    host.signal("TERM").await?;
+    host.logged("draining").await?;
+    client.publish(question.reply.context("no reply subject")?, "2.50".into()).await?;
+    assert_eq!(&first.await??.payload[..], b"2.50", "what runs may finish");
+    for other in others {
+        assert_eq!(header(&other.await??, "Nats-Service-Error-Code"), "503");
+    }
+    assert_eq!(host.ended().await?.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_requests_that_wait_for_each_other_end_by_their_timeout() -> Result<()> {
+    // A35: the plugin asks itself, and has no second worker to answer.
+    let (_server, folder, bus, client) = asked().await?;
+    let config = std::fs::read_to_string(folder.path("busway.toml"))?
+        .replace(r#"subjects = ["ask.*"]"#, r#"subjects = ["ask.*", "prices.get"]"#)
+        .replace("attempts = 3", "attempts = 1");
+    folder.write("busway.toml", format!("{config}\nlimits = {{ concurrency = 1 }}"))?;
+    let host = folder.up_and_ready().await?;
+    let answer = ask(&client, "ask.relay", b"tea").await?;
+    assert_eq!(header(&answer, "Nats-Service-Error-Code"), "503", "{answer:?}");
+    assert_eq!(
+        bus.wait_for("BUSWAY_DLQ", 1).await?.first().context("a letter")?.header("Busway-Class"),
+        "retry"
+    );
+    // And goes on.
+    assert_eq!(&ask(&client, "ask.echo", b"still here").await?.payload[..], b"still here");
+    host.stop().await
+}
+
+#[tokio::test]
+async fn a_request_can_be_tried_without_a_broker() -> Result<()> {
+    let (_server, folder, _bus, _client) = asked().await?;
+    let told =
+        folder.told(&["invoke", "p.wasm", "--subject", "ask.echo", "--data", "hello", "--request"]).await?;
+    assert!(
+        told.contains("reply") && told.contains("Answered-By: answers") && told.contains("hello"),
+        "{told}"
+    );
+    let arguments =
+        ["invoke", "p.wasm", "--subject", "ask.echo", "--data", "hello", "--request", "--output", "json"];
+    let told: Value = serde_json::from_str(&folder.told(&arguments).await?)?;
+    assert_eq!(told["outcome"]["reply"]["payload"], "hello");
+    Ok(())
+}

@@ -7,8 +7,8 @@ use crate::{
 };
 use anyhow::Context as _;
 use busway_core::{
-    Attempt, Event, EventId, Failure, Handler as _, Limits, LogLine, Output, Ran, Report, SubjectFilter,
-    Used,
+    Attempt, Event, EventId, Failure, Handler as _, Headers, Limits, LogLine, Output, Ran, Reply, Report,
+    SubjectFilter, Used,
     units::{ByteSize, parse_duration},
 };
 use busway_engine::{Engine, EngineConfig, Grants, Plugin, PluginSpec};
@@ -37,6 +37,9 @@ pub struct InvokeArgs {
     /// A file with the payload; `-` is standard input
     #[arg(long, value_name = "FILE")]
     data_file: Option<PathBuf>,
+    /// The event is a request: the plugin can reply to it
+    #[arg(long)]
+    request: bool,
     /// A value of the plugin's configuration, or the text of a file; may be repeated
     #[arg(long = "config", value_name = "KEY=VALUE|KEY=@FILE")]
     config: Vec<String>,
@@ -110,7 +113,7 @@ fn event(args: &InvokeArgs) -> anyhow::Result<Event> {
         position: None,
         published_at_ms: None,
         hops: 0,
-        can_reply: false,
+        can_reply: args.request,
     })
 }
 
@@ -139,8 +142,11 @@ fn as_text(report: &Report, limits: &Limits) -> anyhow::Result<()> {
     match &report.ran {
         Ran::Ok(outputs) => {
             print::line(format!("outcome  ok, {} published", outputs.messages.len()))?;
-            for output in &outputs.messages {
-                print_output(output)?;
+            for Output { subject, headers, payload, .. } in &outputs.messages {
+                print_message(&format!("output   {subject}"), headers, payload)?;
+            }
+            if let Some(Reply { headers, payload }) = &outputs.reply {
+                print_message("reply", headers, payload)?;
             }
         }
         Ran::Failed(failure) => print_failure(failure)?,
@@ -184,14 +190,14 @@ fn print_failure(failure: &Failure) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_output(output: &Output) -> anyhow::Result<()> {
-    print::line(format!("output   {}", output.subject))?;
-    for (name, value) in output.headers.iter() {
+fn print_message(first: &str, headers: &Headers, payload: &[u8]) -> anyhow::Result<()> {
+    print::line(first)?;
+    for (name, value) in headers.iter() {
         print::line(format!("         {name}: {value}"))?;
     }
-    match std::str::from_utf8(&output.payload) {
+    match std::str::from_utf8(payload) {
         Ok(text) => print::line(format!("         {}", print::escaped(text))),
-        Err(_) => print::line(format!("         (base64) {}", BASE64.encode(&output.payload))),
+        Err(_) => print::line(format!("         (base64) {}", BASE64.encode(payload))),
     }
 }
 
@@ -216,8 +222,9 @@ fn as_json(report: &Report) -> Value {
 fn outcome(ran: &Ran) -> Value {
     match ran {
         Ran::Ok(outputs) => {
+            let reply = outputs.reply.as_ref().map(|reply| message_json(&reply.headers, &reply.payload));
             let outputs: Vec<_> = outputs.messages.iter().map(output_json).collect();
-            json!({ "kind": "ok", "outputs": outputs })
+            json!({ "kind": "ok", "outputs": outputs, "reply": reply })
         }
         Ran::Failed(failure) => json!({
             "kind": "failed", "class": failure.class.code(), "code": failure.code, "reason": failure.reason,
@@ -231,10 +238,16 @@ fn outcome(ran: &Ran) -> Value {
 }
 
 fn output_json(output: &Output) -> Value {
+    let mut message = message_json(&output.headers, &output.payload);
+    message["subject"] = output.subject.as_str().into();
+    message
+}
+
+fn message_json(headers: &Headers, payload: &[u8]) -> Value {
     let headers: Vec<_> =
-        output.headers.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
+        headers.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
     json!({
-        "subject": output.subject.as_str(), "headers": headers,
-        "payload": String::from_utf8_lossy(&output.payload), "payload_base64": BASE64.encode(&output.payload),
+        "headers": headers,
+        "payload": String::from_utf8_lossy(payload), "payload_base64": BASE64.encode(payload),
     })
 }

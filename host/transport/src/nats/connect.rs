@@ -78,6 +78,8 @@ pub(crate) struct Line {
     config: Arc<NatsConfig>,
     client: watch::Sender<Client>,
     health: watch::Sender<LineHealth>,
+    /// What the broker last said no to, in its own words.
+    errors: watch::Sender<String>,
     renewing: Mutex<()>,
     closed: AtomicBool,
 }
@@ -95,13 +97,15 @@ impl Line {
     /// Connects; waits as long as the broker can't be reached. Cancel safe.
     pub(crate) async fn connect(role: Role, config: Arc<NatsConfig>) -> Result<Self, ConnectError> {
         let health = watch::Sender::new(LineHealth::default());
-        let client = dial(role, &config, &health).await?;
+        let errors = watch::Sender::new(String::new());
+        let client = dial(role, &config, &health, &errors).await?;
         refusal::check_version(&client.server_info().version)?;
         Ok(Self {
             role,
             config,
             client: watch::Sender::new(client),
             health,
+            errors,
             renewing: Mutex::new(()),
             closed: AtomicBool::new(false),
         })
@@ -120,6 +124,11 @@ impl Line {
     /// How the connection is, and every change of that.
     pub(crate) fn health(&self) -> watch::Receiver<LineHealth> {
         self.health.subscribe()
+    }
+
+    /// What the broker says no to, in its own words: among others, to subscriptions that are not permitted.
+    pub(crate) fn errors(&self) -> watch::Receiver<String> {
+        self.errors.subscribe()
     }
 
     /// Sends a request and waits for the answer. The wait counts from here: without a broker the connection takes a
@@ -165,7 +174,7 @@ impl Line {
         });
         let mut tries = 0;
         loop {
-            match dial(self.role, &self.config, &self.health).await {
+            match dial(self.role, &self.config, &self.health, &self.errors).await {
                 Ok(client) => {
                     self.client.send_replace(client.clone());
                     return client;
@@ -205,6 +214,7 @@ async fn dial(
     role: Role,
     config: &NatsConfig,
     health: &watch::Sender<LineHealth>,
+    errors: &watch::Sender<String>,
 ) -> Result<Client, ConnectError> {
     let servers = options::servers(config)?;
     let began = Instant::now();
@@ -213,9 +223,9 @@ async fn dial(
         let options = options::build(role, config)
             .await?
             .event_callback({
-                let health = health.clone();
+                let (health, errors) = (health.clone(), errors.clone());
                 move |event| {
-                    note(role, &health, event);
+                    note(role, &health, &errors, event);
                     std::future::ready(())
                 }
             })
@@ -263,7 +273,7 @@ fn tell(role: Role, config: &NatsConfig, tries: usize, failure: &async_nats::Con
     }
 }
 
-fn note(role: Role, health: &watch::Sender<LineHealth>, event: Event) {
+fn note(role: Role, health: &watch::Sender<LineHealth>, errors: &watch::Sender<String>, event: Event) {
     let connection = role.name();
     match event {
         Event::Connected => {
@@ -280,7 +290,10 @@ fn note(role: Role, health: &watch::Sender<LineHealth>, event: Event) {
             });
         }
         Event::SlowConsumer(_) => health.send_modify(|health| health.slow_consumer_drops += 1),
-        Event::ServerError(why) => warn!(connection, %why, "the broker reports an error"),
+        Event::ServerError(why) => {
+            warn!(connection, %why, "the broker reports an error");
+            errors.send_replace(why.to_string());
+        }
         Event::ClientError(why) => warn!(connection, %why, "the connection could not be made again yet"),
         Event::LameDuckMode => info!(connection, "the broker will stop soon; moving to another one"),
         Event::Draining => debug!(connection, "draining"),

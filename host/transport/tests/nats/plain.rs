@@ -7,7 +7,8 @@ use busway_core::{
     binding::{CoreBuffer, Overflow, Subscription},
     port::{Outgoing, RequestError},
 };
-use busway_transport::{OpenBinding, OpenError, nats::Role};
+use busway_testkit::nats::NatsServer;
+use busway_transport::{Auth, Nats, NatsConfig, OpenBinding, OpenError, Secret, SourceStatus, nats::Role};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::Value;
@@ -30,7 +31,7 @@ fn plain(plugin: &str, subjects: &[&str], group: Option<&str>, buffer: CoreBuffe
 async fn opened(bed: &Bed, binding: &Binding) -> Result<OpenBinding> {
     let mut open = bed.open(binding).await?;
     tokio::spawn(open.beside.take().context("nothing has to run beside it")?);
-    status(&mut open.status, |status| matches!(status, busway_transport::SourceStatus::Confirmed)).await?;
+    status(&mut open.status, |status| matches!(status, SourceStatus::Confirmed)).await?;
     Ok(open)
 }
 
@@ -82,12 +83,10 @@ async fn hosts_of_one_group_share_the_events_and_without_a_group_each_host_gets_
         let mut hosts = Vec::new();
         for _ in 0..2 {
             // A host of its own each: the same plugin on the same server.
-            let nats =
-                busway_transport::Nats::connect(&busway_transport::NatsConfig::new(bed.server.url())).await?;
+            let nats = Nats::connect(&NatsConfig::new(bed.server.url())).await?;
             let mut open = nats.open(&plain("p", &["in.a"], group, BUFFER), Default::default()).await?;
             tokio::spawn(open.beside.take().context("nothing beside it")?);
-            status(&mut open.status, |status| matches!(status, busway_transport::SourceStatus::Confirmed))
-                .await?;
+            status(&mut open.status, |status| matches!(status, SourceStatus::Confirmed)).await?;
             hosts.push((nats, open));
         }
         for n in 0..200 {
@@ -488,5 +487,25 @@ async fn subjects_that_overlap_are_refused() -> Result<()> {
     assert!(matches!(refused.err(), Some(OpenError::Overlap { .. })));
     let refused = bed.nats.open(&plain("p", &["a"], Some("a b"), BUFFER), Default::default()).await;
     assert!(matches!(refused.err(), Some(OpenError::Group { .. })));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_not_permitted_is_trouble_and_not_silence() -> Result<()> {
+    let users = "authorization { users: [ { user: u, password: p, permissions: { subscribe: { deny: [\"secret.>\"] } } } ] }";
+    let server = NatsServer::start_with(users)?;
+    let auth = Auth::UserPassword { user: "u".into(), password: Secret::new("p") };
+    let nats = Nats::connect(&NatsConfig { auth, ..NatsConfig::new(server.url()) }).await?;
+    for (subject, is_permitted) in [("secret.a", false), ("open.a", true)] {
+        let mut open = nats.open(&plain("p", &[subject], None, BUFFER), Default::default()).await?;
+        let beside = tokio::spawn(open.beside.take().context("nothing beside it")?);
+        let told = status(&mut open.status, |status| *status != SourceStatus::Opening).await?;
+        match told {
+            SourceStatus::Confirmed => assert!(is_permitted, "{subject}"),
+            SourceStatus::Trouble(why) => assert!(!is_permitted && why.contains("secret.a"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        beside.abort();
+    }
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::{Shared, queue::Entry};
 use crate::nats::{backoff, opening::SourceStatus, refusal, wire};
 use async_nats::{Client, Message, SubscribeError, Subscriber};
 use busway_core::{
-    AttemptRecord, Delivery, EventId, Receipt,
+    AttemptRecord, Delivery, EventId, Receipt, SubjectFilter,
     port::{Content, Message as Came},
 };
 use futures_util::{StreamExt as _, stream::SelectAll};
@@ -19,12 +19,15 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 /// Between the first and the second try.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// How long the broker may take to confirm the subscriptions.
 const CONFIRM_WAIT: Duration = Duration::from_secs(5);
+/// How much later than the confirmation a refusal may be heard.
+const REFUSAL_WAIT: Duration = Duration::from_millis(50);
 /// Random bytes that are drawn at once.
 const DRAWN_BYTES: usize = 4096;
 
@@ -55,23 +58,48 @@ async fn keep_open(shared: &Shared) {
     };
     let mut tries = 0;
     loop {
-        match subscribe(shared).await {
+        // From before it is asked, so that no refusal is missed.
+        let mut errors = shared.line.errors();
+        let ended = match subscribe(shared, &mut errors).await {
             Ok(messages) => {
                 tries = 0;
                 shared.status.send_replace(SourceStatus::Confirmed);
                 info!(subscription = shared.name, "the broker confirms the subscription (at most once)");
-                drain(shared, messages, &mut source).await;
+                let ended = tokio::select! {
+                    () = drain(shared, messages, &mut source) => None,
+                    why = refused(shared, &mut errors) => Some(why),
+                };
                 shared.counters.reopened.fetch_add(1, Ordering::Relaxed);
-                shared.status.send_replace(SourceStatus::Opening);
+                ended
             }
-            Err(why) => {
-                tries += 1;
-                if tries == 1 {
-                    warn!(subscription = shared.name, why, "no events for this subscription; trying again");
-                }
-                shared.status.send_replace(SourceStatus::Trouble(why));
-                tokio::time::sleep(backoff::wait(FIRST_WAIT, tries)).await;
-            }
+            Err(why) => Some(why),
+        };
+        let Some(why) = ended else {
+            shared.status.send_replace(SourceStatus::Opening);
+            continue;
+        };
+        tries += 1;
+        if tries == 1 {
+            warn!(subscription = shared.name, why, "no events for this subscription; trying again");
+        }
+        shared.status.send_replace(SourceStatus::Trouble(why));
+        tokio::time::sleep(backoff::wait(FIRST_WAIT, tries)).await;
+    }
+}
+
+/// Waits until the broker says no to one of the subscriptions. It does so without ending it, so nothing else would tell.
+async fn refused(shared: &Shared, errors: &mut watch::Receiver<String>) -> String {
+    let is_ours = |said: &String| {
+        let names = |filter: &SubjectFilter| said.contains(&format!("Subscription to \"{filter}\""));
+        shared.filters.iter().any(names)
+    };
+    loop {
+        if errors.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        let said = errors.borrow_and_update().clone();
+        if is_ours(&said) {
+            return said;
         }
     }
 }
@@ -98,7 +126,7 @@ fn content(message: Message) -> Content {
     Content::Message(Came { subject: message.subject.into_string(), headers, payload: message.payload })
 }
 
-async fn subscribe(shared: &Shared) -> Result<Messages, String> {
+async fn subscribe(shared: &Shared, errors: &mut watch::Receiver<String>) -> Result<Messages, String> {
     let client = shared.line.client();
     let mut messages = Messages::new();
     for (index, filter) in shared.filters.iter().enumerate() {
@@ -113,7 +141,11 @@ async fn subscribe(shared: &Shared) -> Result<Messages, String> {
         messages.push(subscriber.map(move |message| (index, message)).boxed());
     }
     confirm(&client).await?;
-    Ok(messages)
+    // The broker said no before it sent the message that confirms; the library tells of it on another way.
+    match tokio::time::timeout(REFUSAL_WAIT, refused(shared, errors)).await {
+        Ok(why) => Err(why),
+        Err(_) => Ok(messages),
+    }
 }
 
 async fn ended(shared: &Shared, client: &Client, why: &SubscribeError) -> String {
