@@ -2,8 +2,9 @@
 //! when it can.
 
 use anyhow::{Context as _, Result, ensure};
+use async_nats::jetstream::stream;
 use busway_e2e_tests::{Folder, Host, broker, bus::Bus, config, eventually};
-use busway_sandbox_tests::{OK, PUBLISH, body, echo, guest};
+use busway_sandbox_tests::{OK, PUBLISH, body, echo, guest, reject};
 use busway_testkit::nats::NatsServer;
 use bytes::Bytes;
 use serde_json::Value;
@@ -228,4 +229,44 @@ async fn a_second_host_with_the_same_state_folder_does_not_start_and_says_why() 
     );
     host.stop().await?;
     folder.up_and_ready().await?.stop().await
+}
+
+#[tokio::test]
+async fn a_full_stream_of_dead_letters_terminates_nothing_opens_the_breaker_and_raises_an_alarm() -> Result<()>
+{
+    const REFUSED: &str = "busway_host_trouble_total{plugin=\"p\",reason=\"dead-letter-refused\"}";
+    const ALARM: &str = "busway_alarm{alarm=\"dead-letters-unavailable\"}";
+    let server = NatsServer::start()?;
+    let breaker = "limits = { concurrency = 1 }\nbreaker = { open = \"2s\", open_max = \"4s\" }";
+    let folder = folder(&server, "", breaker)?;
+    folder.guest("p", &reject("no", "never"))?;
+    let bus = Bus::connect(&server).await?;
+    let mut host = folder.up_and_ready().await?;
+    let whole = bus.config_of("BUSWAY_DLQ").await?;
+    bus.change_stream(stream::Config { max_messages: 1, ..whole.clone() }).await?;
+    bus.publish("in.a", payloads(0..1)).await?;
+    bus.wait_for("BUSWAY_DLQ", 1).await?;
+
+    bus.publish("in.a", payloads(1..20)).await?;
+    let told = host.logged("\"alarm\":\"dead-letters-unavailable\"").await?;
+    assert!(told.contains("\"level\":\"ERROR\"") && told.contains("BUSWAY_DLQ"), "{told}");
+    host.logged("the broker refuses its dead letters").await?;
+    assert_eq!(host.metric(ALARM).await?, 1.0);
+    ready_and_says(&mut host, "the broker refuses its dead letters").await?;
+    assert_eq!(bus.count("BUSWAY_DLQ").await?, 1);
+    let (new, given) = bus.pending("IN", "busway-p").await?;
+    assert_eq!(new + given as u64, 19, "nothing is terminated");
+    let refused = host.metric(REFUSED).await?;
+    ensure!(refused < 8.0, "{refused} runs for nothing while the breaker was open");
+
+    bus.change_stream(whole).await?;
+    eventually("the alarm ends", async || Ok((host.metric(ALARM).await? == 0.0).then_some(()))).await?;
+    // Those that were refused come again after a minute; every other one is a dead letter by then.
+    eventually("every other event is a dead letter", async || {
+        let refused = host.metric(REFUSED).await? as u64;
+        Ok((bus.count("BUSWAY_DLQ").await? + refused >= 20).then_some(()))
+    })
+    .await?;
+    assert_eq!(bus.count("OUT").await?, 0);
+    host.stop().await
 }

@@ -1,5 +1,4 @@
 //! Breakers and pauses: what does not run stays where it is, and no attempt is burnt.
-#![expect(clippy::expect_used, reason = "test code: what can not be set up ends the test")]
 
 use busway_core::{Binding, FailureClass, binding::BreakerPolicy, port::PublishError};
 use busway_dispatch::{Host, Pause};
