@@ -4,8 +4,8 @@
 //! published, each once, and nothing is pending.
 
 use anyhow::{Context as _, Result, ensure};
-use busway_e2e_tests::{Folder, broker, bus::Bus, config, eventually};
-use busway_sandbox_tests::{ATTEMPT, OK, PUBLISH, body, echo, guest};
+use busway_e2e_tests::{Folder, broker, bus::Bus, busy, config, eventually};
+use busway_sandbox_tests::{body, echo};
 use busway_testkit::nats::NatsServer;
 use bytes::Bytes;
 
@@ -13,26 +13,6 @@ use bytes::Bytes;
 const SHORT_ACK_WAIT: &str = "[host]\nack_wait = \"5s\"";
 /// So long that within a test only what was put back is given again.
 const LONG_ACK_WAIT: &str = "[host]\nack_wait = \"10m\"";
-
-/// A handler that takes about `loops` nanoseconds. What begins with `x` it rejects, what begins with `r` fails the first
-/// time, and everything else goes to `out.done`.
-fn busy(loops: u32) -> String {
-    let publish = format!(
-        "(local $n i32) (local.set $n (i32.const {loops}))
-         (loop $on (local.set $n (i32.sub (local.get $n) (i32.const 1))) (br_if $on (local.get $n)))
-         (if (i32.eq (i32.load8_u (local.get 6)) (i32.const 120)) (then
-           (i32.store8 (i32.const 1024) (i32.const 1)) (i32.store8 (i32.const 1032) (i32.const 1))
-           (i32.store (i32.const 1040) (i32.const 32)) (i32.store (i32.const 1044) (i32.const 4))
-           (i32.store (i32.const 1048) (i32.const 32)) (i32.store (i32.const 1052) (i32.const 4))
-           (return (i32.const 1024))))
-         (if (i32.and (i32.eq (i32.load8_u (local.get 6)) (i32.const 114)) (i32.lt_u (call $attempt) (i32.const 2)))
-           (then unreachable))
-         (call $publish (i32.const 16) (i32.const 8) (i32.const 0) (i32.const 0) (local.get 6) (local.get 7) (i32.const 2048))
-         {OK}"
-    );
-    let data = r#"(data (i32.const 16) "out.done") (data (i32.const 32) "told")"#;
-    guest(&format!("{ATTEMPT} {PUBLISH}"), data, &publish)
-}
 
 /// The payload of event `n`: one in ten is rejected, one in ten fails once.
 fn payload(n: u32) -> Bytes {

@@ -297,7 +297,7 @@ async fn a_host_that_is_not_the_active_one_any_more_publishes_nothing_and_forget
     let once_slow = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let slow = plan(move |_, _| {
         let slow = once_slow.swap(false, std::sync::atomic::Ordering::Relaxed);
-        Act::Done(if slow { Duration::from_secs(45) } else { SHORT })
+        Act::Done(if slow { Duration::from_secs(24) } else { SHORT })
     });
     let stale = world.host(per_customer(Behind::Block), slow.clone());
     while world.started().is_empty() {
