@@ -101,7 +101,6 @@ impl World {
             settle: Arc::new(link.clone()),
             publish: Arc::new(link.clone()),
             ack_wait: ACK_WAIT,
-            settled_max: busway_dispatch::SETTLED_MAX,
         };
         let mut registry = Registry::default();
         let lane = Lane::new(parts, Host::new("h", 64), &Recorder::new(&mut registry));
