@@ -353,10 +353,9 @@ pub(crate) fn settled(lane: &Lane, delivery: &Delivery, ended: &Ended<'_>) {
         Outcome::Refused(refusal) => {
             record.refused(refusal);
             // Told once, by whoever paused it.
-            if matches!(refusal, Refusal::Paused(_)) {
-                return;
+            if !matches!(refusal, Refusal::Paused(_)) {
+                info!(%plugin, %id, refusal = refusal.code(), why = ?refusal, "not counted as an attempt");
             }
-            info!(%plugin, %id, refusal = refusal.code(), why = ?refusal, "not counted as an attempt");
         }
     }
     history::settled(lane, delivery, ended);
