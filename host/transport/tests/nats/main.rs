@@ -12,5 +12,6 @@ mod malformed;
 mod pausing;
 mod plain;
 mod pulling;
+mod returning;
 mod settling;
 mod storing;
