@@ -15,6 +15,7 @@ mod guest;
 mod health;
 mod plugins;
 mod quarantine;
+mod returned;
 mod shutdown;
 mod telemetry;
 mod toolchain;

@@ -15,6 +15,7 @@ use crate::{
     health::{self, Past},
     plugins::{self, Ready},
     quarantine::Quarantine,
+    returned::Returned,
     shutdown::Signals,
 };
 use anyhow::Context as _;
@@ -47,6 +48,14 @@ struct Running {
     subscriptions: Vec<(String, watch::Receiver<SourceStatus>)>,
     sources: Vec<(PluginName, Arc<SourceCounters>)>,
     quarantine: Quarantine,
+    returned: Returned,
+}
+
+impl Running {
+    /// Those of what comes back included.
+    fn all_lanes(&self) -> Vec<Arc<Lane>> {
+        self.lanes.iter().cloned().chain(self.returned.lanes()).collect()
+    }
 }
 
 /// Runs a host until it is told to stop.
@@ -139,10 +148,11 @@ async fn serve(
         patience_ms = patience.as_millis() as u64,
         "draining: what runs may finish, nothing new begins"
     );
+    let lanes = running.all_lanes();
     let drained = tokio::select! {
-        drained = supervisor.drain(&running.lanes, patience) => drained,
+        drained = supervisor.drain(&lanes, patience) => drained,
         signal = signals.next() => {
-            let events: usize = running.lanes.iter().map(|lane| lane.unsettled()).sum();
+            let events: usize = lanes.iter().map(|lane| lane.unsettled()).sum();
             warn!(signal, events, "ended at once; the broker will give the events again");
             return Ok(if events == 0 { Exit::Ok } else { Exit::Abandoned });
         }
@@ -176,13 +186,17 @@ async fn start(
         }
     }
     let (lanes, subscriptions, sources) = (Vec::new(), Vec::new(), Vec::new());
-    let mut running = Running { nats, lanes, subscriptions, sources, quarantine };
+    let returned = Returned::default();
+    let mut running = Running { nats, lanes, subscriptions, sources, quarantine, returned };
     for plugin in ready {
         plugin.plugin.set_payload_bytes_max(running.nats.max_payload() as u64);
         if plugin.plugin.may_request() {
             plugin.plugin.set_requests(running.nats.requests().await?);
         }
-        for binding in bindings(plugin.config) {
+        for mut binding in bindings(plugin.config) {
+            if !running.nats.offers().schedules {
+                binding.park_after = Duration::MAX;
+            }
             open(&mut running, plugin, binding, config.host.ack_wait, (host, recorder, supervisor)).await?;
         }
     }
@@ -190,6 +204,8 @@ async fn start(
         let name = format!("{}: health", lane.binding().durable());
         supervisor.control(name, health::keep(Arc::clone(&running.nats), Arc::clone(lane)));
     }
+    let others = (&*running.lanes, config.host.ack_wait);
+    running.returned.watch(&running.nats, ready, others, (host, recorder, supervisor));
     Ok(running)
 }
 

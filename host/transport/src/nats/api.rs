@@ -18,7 +18,7 @@ pub(super) mod code {
     pub const ACCOUNT_RESOURCES_EXCEEDED: u64 = 10002;
     pub const MEMORY_RESOURCES_EXCEEDED: u64 = 10028;
     pub const STORAGE_RESOURCES_EXCEEDED: u64 = 10047;
-    pub const SEQUENCE_NOT_FOUND: u64 = 10043;
+    pub const MESSAGE_DELETE_FAILED: u64 = 10057;
     pub const NO_MESSAGE_FOUND: u64 = 10037;
     pub const MESSAGE_EXCEEDS_MAXIMUM: u64 = 10054;
     pub const STREAM_NAME_EXISTS: u64 = 10058;

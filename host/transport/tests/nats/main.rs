@@ -15,5 +15,6 @@ mod ordering;
 mod pausing;
 mod plain;
 mod pulling;
+mod returning;
 mod settling;
 mod storing;

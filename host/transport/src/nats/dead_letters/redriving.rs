@@ -6,7 +6,7 @@
 
 use super::{
     super::{
-        api::{self, ApiError, code},
+        api::{self, ApiError, Wanted, code},
         copies::Copies,
         fit,
         own_streams::DEAD_LETTER_STREAM,
@@ -76,7 +76,7 @@ impl DeadLetters {
         let wanted = json!({ "seq": letter.sequence, "no_erase": true });
         match api::call::<serde_json::Value>(&self.control, &subject, &wanted).await {
             Ok(_) => {}
-            Err(why) if why.is(code::NO_MESSAGE_FOUND) || why.is(code::SEQUENCE_NOT_FOUND) => {}
+            Err(why) if why.is(code::MESSAGE_DELETE_FAILED) && self.is_gone(letter.sequence).await? => {}
             Err(why) => return Err(why.into()),
         }
         for object in fit::objects_of(&letter.headers) {
@@ -85,6 +85,11 @@ impl DeadLetters {
                 .map_err(|why| ApiError::Unreadable(format!("the object {object} was left behind: {why}")))?;
         }
         Ok(())
+    }
+
+    async fn is_gone(&self, sequence: u64) -> Result<bool, LetterError> {
+        let found = api::stored(&self.control, DEAD_LETTER_STREAM, Wanted::sequence(sequence)).await?;
+        Ok(found.is_none())
     }
 
     /// Brings a letter back that was exported: the same subject, headers and payload under a new sequence.
