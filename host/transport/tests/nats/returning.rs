@@ -3,7 +3,7 @@
 use crate::support::*;
 use anyhow::{Context as _, Result};
 use busway_core::{
-    AttemptRecord, Binding, DeadLetter, Delivery, Digest, Failure, FailureClass, Publish as _, Source,
+    AttemptRecord, Binding, DeadLetter, Delivery, Digest, Failure, FailureClass, Publish as _,
     binding::Subscription,
     dead_letter::Writer,
     port::{Content, ParkError, Returned},
@@ -162,7 +162,7 @@ async fn a_message_that_somebody_else_sends_there_is_no_event() -> Result<()> {
 
 fn letter(delivery: &Delivery, plugin: &str) -> DeadLetter {
     let (name, digest) = (plugin.parse().unwrap(), Digest::of(b"plugin"));
-    let writer = Writer { plugin: &name, digest: &digest, host: "h", now_ms: 1 };
+    let writer = Writer { plugin: &name, digest: &digest, host: "h", now_ms: 1, behind: None };
     let failure = Failure::new(FailureClass::Trap, "unreachable", "boom");
     DeadLetter::compose(&writer, delivery, &failure, &AttemptRecord::default(), "00-a-b-00")
 }
