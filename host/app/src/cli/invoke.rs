@@ -239,7 +239,9 @@ fn outcome(ran: &Ran) -> Value {
 
 fn output_json(output: &Output) -> Value {
     let mut message = message_json(&output.headers, &output.payload);
-    message["subject"] = output.subject.as_str().into();
+    if let Some(fields) = message.as_object_mut() {
+        fields.insert("subject".to_owned(), output.subject.as_str().into());
+    }
     message
 }
 
