@@ -25,6 +25,8 @@ use tracing::{debug, warn};
 
 /// Messages that wait for the broker's word.
 const IN_FLIGHT_MAX: usize = 64;
+/// Between two looks into the queue, unless it was full: waking up for every event would cost more than the rest.
+const REST: Duration = Duration::from_millis(5);
 /// Between two complaints.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -39,6 +41,8 @@ pub struct HistoryWriter {
 
 struct State {
     entries: mpsc::Receiver<HistoryEntry>,
+    /// When the queue is looked into again.
+    rested: Instant,
     /// Empty between two looks into the queue.
     taken: Vec<HistoryEntry>,
     batches: Batches,
@@ -61,6 +65,7 @@ impl HistoryWriter {
     ) -> Self {
         let state = State {
             entries,
+            rested: Instant::now(),
             taken: Vec::with_capacity(BATCH_MAX),
             batches: Batches::default(),
             in_flight: FuturesUnordered::new(),
@@ -78,10 +83,11 @@ impl HistoryWriter {
             let has_room = state.in_flight.len() < IN_FLIGHT_MAX;
             tokio::select! {
                 Some(stored) = state.in_flight.next() => self.told(stored, &mut state.complained),
-                taken = state.entries.recv_many(&mut state.taken, BATCH_MAX), if has_room => {
+                taken = look(&mut state.entries, &mut state.taken, state.rested), if has_room => {
                     if taken == 0 {
                         break;
                     }
+                    state.rested = Instant::now() + if taken < BATCH_MAX { REST } else { Duration::ZERO };
                     let full = state.taken.drain(..).filter_map(|entry| state.batches.push(entry));
                     self.send(full, &state.in_flight);
                 }
@@ -139,6 +145,16 @@ impl HistoryWriter {
             debug!(entries, why, "records of the history were not stored");
         }
     }
+}
+
+/// Takes what is in the queue, at `rested` or later; waits where it is empty. Cancel safe.
+async fn look(
+    entries: &mut mpsc::Receiver<HistoryEntry>,
+    taken: &mut Vec<HistoryEntry>,
+    rested: Instant,
+) -> usize {
+    sleep_until(rested).await;
+    entries.recv_many(taken, BATCH_MAX).await
 }
 
 async fn store(line: Arc<Line>, control: Arc<Line>, batch: Batch) -> Result<(), Lost> {
