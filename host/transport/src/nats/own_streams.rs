@@ -136,14 +136,17 @@ impl OwnStreams {
             ..own(DEAD_LETTER_STREAM.into(), vec![dead_letter::SUBJECTS.into()])
         };
         // The layouts of key-value and object buckets are the client libraries' convention: any NATS tool reads them.
-        let attempts = Config {
-            description: Some("failed runs of events that Busway tries again".into()),
+        let bucket = |name: &str, description: &str| Config {
+            description: Some(description.to_owned()),
             max_messages_per_subject: 1,
-            max_age: ATTEMPTS_MAX_AGE,
             allow_rollup: true,
             deny_delete: true,
             allow_direct: true,
-            ..own(format!("KV_{ATTEMPTS_BUCKET}"), vec![format!("$KV.{ATTEMPTS_BUCKET}.>")])
+            ..own(format!("KV_{name}"), vec![format!("$KV.{name}.>")])
+        };
+        let attempts = Config {
+            max_age: ATTEMPTS_MAX_AGE,
+            ..bucket(ATTEMPTS_BUCKET, "failed runs of events that Busway tries again")
         };
         let payloads = Config {
             description: Some("payloads that do not fit into their dead letter".into()),
@@ -155,14 +158,7 @@ impl OwnStreams {
                 vec![format!("$O.{PAYLOADS_BUCKET}.C.>"), format!("$O.{PAYLOADS_BUCKET}.M.>")],
             )
         };
-        let checkpoints = Config {
-            description: Some("how far Busway's consumers have come".into()),
-            max_messages_per_subject: 1,
-            allow_rollup: true,
-            deny_delete: true,
-            allow_direct: true,
-            ..own(format!("KV_{CHECKPOINTS_BUCKET}"), vec![format!("$KV.{CHECKPOINTS_BUCKET}.>")])
-        };
+        let checkpoints = bucket(CHECKPOINTS_BUCKET, "how far Busway's consumers have come");
         let seen = Config {
             description: Some("which event the key of an input belongs to".into()),
             max_messages_per_subject: 1,
@@ -181,14 +177,7 @@ impl OwnStreams {
             allow_direct: true,
             ..own(HISTORY_STREAM.into(), vec![history::SUBJECTS.into()])
         };
-        let leases = Config {
-            description: Some("which host is the active one of each ordered consumer".into()),
-            max_messages_per_subject: 1,
-            allow_rollup: true,
-            deny_delete: true,
-            allow_direct: true,
-            ..own(format!("KV_{LEASES_BUCKET}"), vec![format!("$KV.{LEASES_BUCKET}.>")])
-        };
+        let leases = bucket(LEASES_BUCKET, "which host is the active one of each ordered consumer");
         let mut configs = vec![letters, attempts, payloads, checkpoints, seen, leases];
         configs.extend(self.history.enabled.then_some(history));
         configs
