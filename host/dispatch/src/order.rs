@@ -143,7 +143,7 @@ impl Order {
 
     /// What became of a delivery that was released. Gives it back where it was to wait here and can't any more.
     pub(crate) fn ended(&self, mut delivery: Delivery, settled: Settled) -> Option<Delivery> {
-        let Some(sequence) = delivery.receipt.held_as else { return None };
+        let sequence = delivery.receipt.held_as?;
         let mut state = self.lock();
         match settled {
             Settled::Kept(_) if state.gate == Gate::Ended => {

@@ -142,7 +142,7 @@ async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> A
         Err(refusal) => return Attempted::without_a_run(Outcome::Refused(refusal)),
     };
     let noted = lane.note(&delivery.receipt);
-    let report = invoke::call(lane, &admitted, history.next()).await;
+    let report = invoke::call(lane, &delivery.receipt, &admitted, history.next()).await;
     drop(noted);
     let outcome = release::outputs(lane, &admitted, &delivery.receipt, history.next(), report.ran).await;
     passed.ended(&outcome);

@@ -50,16 +50,16 @@ async fn ended(bus: &Bus) -> Result<u32> {
 /// Two hosts, of which the active one is killed again and again; then what each key came to.
 async fn killed_amid_the_work(ordering: &str) -> Result<BTreeMap<u32, Vec<u32>>> {
     let server = NatsServer::start()?;
-    let folders = [folder(&server, ordering)?, folder(&server, ordering)?];
+    let (one, other) = (folder(&server, ordering)?, folder(&server, ordering)?);
     let bus = Bus::connect(&server).await?;
-    let mut hosts: Vec<Host> = vec![folders[0].up_and_ready().await?, folders[1].up_and_ready().await?];
+    let mut hosts: Vec<Host> = vec![one.up_and_ready().await?, other.up_and_ready().await?];
     publish(&bus).await?;
-    for (killed, kill_at) in [50, 120, 200].into_iter().enumerate() {
+    for (kill_at, its_folder) in [(50, &one), (120, &other), (200, &one)] {
         eventually("so many have ended", async || Ok((ended(&bus).await? >= kill_at).then_some(()))).await?;
         hosts.remove(0).kill().await?;
         let ended = ended(&bus).await?;
         ensure!(ended < EVENTS, "it was not killed amid its work: {ended}");
-        hosts.push(folders[killed % 2].up()?);
+        hosts.push(its_folder.up()?);
     }
     eventually("all have ended", async || Ok((ended(&bus).await? >= EVENTS).then_some(()))).await?;
     bus.idle("IN", "busway-p").await?;

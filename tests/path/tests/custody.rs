@@ -60,6 +60,19 @@ async fn nothing_is_published_once_the_lease_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handler_whose_lease_is_lost_is_cancelled() {
+    let host = TestHost::start([Step::Hang, Step::Ok]);
+    for _ in 0..4 {
+        host.broker.fail_next(Operation::Progress);
+    }
+    host.broker.publish("orders.created", &[], "{}");
+    let began = tokio::time::Instant::now();
+    host.broker.all_settled().await;
+    assert!(began.elapsed() < ACK_WAIT + Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(host.handler.attempts(), [1, 1], "it counts no attempt");
+}
+
+#[tokio::test(start_paused = true)]
 async fn attempts_go_on_counting_after_the_host_was_killed() {
     let broker = MemoryBroker::new(ACK_WAIT);
     broker.publish("orders.created", &[], "{}");

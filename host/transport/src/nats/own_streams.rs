@@ -6,7 +6,7 @@
 
 use super::{
     connect::Line,
-    seen::{self, SEEN_BUCKET},
+    seen::SEEN_BUCKET,
     topology::{self, Difference, TopologyError, compare},
     version::{SCHEDULES, Version},
 };
@@ -133,9 +133,34 @@ impl Default for OwnStreams {
 }
 
 impl OwnStreams {
+    /// How each is wanted.
     pub(super) fn configs(self) -> Vec<Config> {
-        let own = |name: String, subjects: Vec<String>| Config {
-            name,
+        let bucket = |name: &str, about: &str| self.bucket(name, about);
+        let mut configs = vec![
+            self.letters(),
+            self.payloads(),
+            Config {
+                max_age: ATTEMPTS_MAX_AGE,
+                ..bucket(ATTEMPTS_BUCKET, "failed runs of events that Busway tries again")
+            },
+            bucket(CHECKPOINTS_BUCKET, "how far Busway's consumers have come"),
+            bucket(LEASES_BUCKET, "which host is the active one of each ordered consumer"),
+            Config {
+                deny_delete: false,
+                allow_message_ttl: true,
+                ..bucket(SEEN_BUCKET, "which event the key of an input belongs to")
+            },
+            self.again(),
+            self.advisories(),
+        ];
+        configs.extend(self.history.enabled.then(|| self.history()));
+        configs
+    }
+
+    fn own(self, name: &str, subjects: Vec<String>, about: &str) -> Config {
+        Config {
+            name: name.to_owned(),
+            description: Some(about.to_owned()),
             subjects,
             retention: RetentionPolicy::Limits,
             storage: StorageType::File,
@@ -147,95 +172,81 @@ impl OwnStreams {
             max_message_size: -1,
             num_replicas: usize::from(self.replicas),
             ..Config::default()
-        };
-        let bytes = i64::try_from(self.dead_letter_bytes.0).unwrap_or(i64::MAX);
-        let letters = Config {
-            description: Some("events that Busway will not try again".into()),
-            max_bytes: bytes,
-            allow_direct: true,
-            ..own(DEAD_LETTER_STREAM.into(), vec![dead_letter::SUBJECTS.into()])
-        };
-        // The layouts of key-value and object buckets are the client libraries' convention: any NATS tool reads them.
-        let attempts = Config {
-            description: Some("failed runs of events that Busway tries again".into()),
-            max_messages_per_subject: 1,
-            max_age: ATTEMPTS_MAX_AGE,
-            allow_rollup: true,
-            deny_delete: true,
-            allow_direct: true,
-            ..own(format!("KV_{ATTEMPTS_BUCKET}"), vec![format!("$KV.{ATTEMPTS_BUCKET}.>")])
-        };
-        let payloads = Config {
-            description: Some("payloads that do not fit into their dead letter".into()),
-            max_bytes: bytes,
-            allow_rollup: true,
-            allow_direct: true,
-            ..own(
-                format!("OBJ_{PAYLOADS_BUCKET}"),
-                vec![format!("$O.{PAYLOADS_BUCKET}.C.>"), format!("$O.{PAYLOADS_BUCKET}.M.>")],
-            )
-        };
-        let checkpoints = Config {
-            description: Some("how far Busway's consumers have come".into()),
+        }
+    }
+
+    /// The layouts of key-value and object buckets are the client libraries' convention: any NATS tool reads them.
+    fn bucket(self, name: &str, about: &str) -> Config {
+        Config {
             max_messages_per_subject: 1,
             allow_rollup: true,
             deny_delete: true,
             allow_direct: true,
-            ..own(format!("KV_{CHECKPOINTS_BUCKET}"), vec![format!("$KV.{CHECKPOINTS_BUCKET}.>")])
-        };
-        let seen = Config {
-            description: Some("which event the key of an input belongs to".into()),
-            max_messages_per_subject: 1,
+            ..self.own(&format!("KV_{name}"), vec![format!("$KV.{name}.>")], about)
+        }
+    }
+
+    fn letters(self) -> Config {
+        let subjects = vec![dead_letter::SUBJECTS.into()];
+        Config {
+            max_bytes: bytes(self.dead_letter_bytes),
+            allow_direct: true,
+            ..self.own(DEAD_LETTER_STREAM, subjects, "events that Busway will not try again")
+        }
+    }
+
+    fn payloads(self) -> Config {
+        let subjects = vec![format!("$O.{PAYLOADS_BUCKET}.C.>"), format!("$O.{PAYLOADS_BUCKET}.M.>")];
+        let about = "payloads that do not fit into their dead letter";
+        Config {
+            max_bytes: bytes(self.dead_letter_bytes),
             allow_rollup: true,
             allow_direct: true,
-            allow_message_ttl: true,
-            ..own(seen::stream(), vec![format!("$KV.{SEEN_BUCKET}.>")])
-        };
-        let history = Config {
-            description: Some("what became of each attempt; `busway explain` reads it".into()),
-            max_bytes: i64::try_from(self.history.max_bytes.0).unwrap_or(i64::MAX),
+            ..self.own(&format!("OBJ_{PAYLOADS_BUCKET}"), subjects, about)
+        }
+    }
+
+    fn history(self) -> Config {
+        let about = "what became of each attempt; `busway explain` reads it";
+        Config {
+            max_bytes: bytes(self.history.max_bytes),
             max_age: self.history.max_age,
             discard: DiscardPolicy::Old,
             // Nothing here has an id that a repetition could be recognised by.
             duplicate_window: DUPLICATE_WINDOW_MIN,
             allow_direct: true,
-            ..own(HISTORY_STREAM.into(), vec![history::SUBJECTS.into()])
-        };
-        let leases = Config {
-            description: Some("which host is the active one of each ordered consumer".into()),
-            max_messages_per_subject: 1,
-            allow_rollup: true,
-            deny_delete: true,
-            allow_direct: true,
-            ..own(format!("KV_{LEASES_BUCKET}"), vec![format!("$KV.{LEASES_BUCKET}.>")])
-        };
-        // An acknowledged copy is gone. The broker takes no schedules where what is new is refused, so there is no limit:
-        // one would delete the oldest, which is an event.
-        let again = Config {
-            description: Some(
-                "events that come back to one plugin: parked, or redriven from the dead letters".into(),
-            ),
+            ..self.own(HISTORY_STREAM, vec![history::SUBJECTS.into()], about)
+        }
+    }
+
+    /// An acknowledged copy is gone. The broker takes no schedules where what is new is refused, so there is no limit: one
+    /// would delete the oldest, which is an event.
+    fn again(self) -> Config {
+        let subjects = vec![again::DUE_SUBJECTS.into(), again::WAIT_SUBJECTS.into()];
+        let about = "events that come back to one plugin: parked, or redriven from the dead letters";
+        Config {
             retention: RetentionPolicy::WorkQueue,
             discard: DiscardPolicy::Old,
             duplicate_window: AGAIN_WINDOW,
             allow_direct: true,
-            ..own(AGAIN_STREAM.into(), vec![again::DUE_SUBJECTS.into(), again::WAIT_SUBJECTS.into()])
-        };
-        let advisories = Config {
-            description: Some("what the broker tells of events that it does not give any more".into()),
+            ..self.own(AGAIN_STREAM, subjects, about)
+        }
+    }
+
+    fn advisories(self) -> Config {
+        let subjects = ["MAX_DELIVERIES", "MSG_TERMINATED"];
+        let subjects = subjects.map(|kind| format!("$JS.EVENT.ADVISORY.CONSUMER.{kind}.>")).to_vec();
+        let about = "what the broker tells of events that it does not give any more";
+        Config {
             max_age: ADVISORIES_MAX_AGE,
             max_bytes: ADVISORIES_MAX_BYTES,
             discard: DiscardPolicy::Old,
             duplicate_window: DUPLICATE_WINDOW_MIN,
-            ..own(
-                ADVISORIES_STREAM.into(),
-                ["MAX_DELIVERIES", "MSG_TERMINATED"]
-                    .map(|kind| format!("$JS.EVENT.ADVISORY.CONSUMER.{kind}.>"))
-                    .to_vec(),
-            )
-        };
-        let mut configs = vec![letters, attempts, payloads, checkpoints, seen, leases, again, advisories];
-        configs.extend(self.history.enabled.then_some(history));
-        configs
+            ..self.own(ADVISORIES_STREAM, subjects, about)
+        }
     }
+}
+
+fn bytes(size: ByteSize) -> i64 {
+    i64::try_from(size.0).unwrap_or(i64::MAX)
 }

@@ -77,7 +77,6 @@ enum First {
     Second,
 }
 
-#[expect(clippy::large_enum_variant, reason = "one lives at a time, and a box would be made for every event")]
 enum Step {
     Came(Delivery),
     /// It came, and another one that was given before did not.
