@@ -18,7 +18,9 @@ fn rows(heading: &str) -> BTreeMap<String, String> {
 #[test]
 fn every_failure_class_has_a_row_that_says_what_the_code_does() {
     let mut rows = rows("Outcomes");
-    assert!(rows.remove("done").is_some_and(|then| then == "no acknowledged"));
+    assert!(
+        rows.remove("done").is_some_and(|then| then.starts_with("no ") && then.ends_with("acknowledged"))
+    );
     assert!(rows.remove("duplicate").is_some_and(|then| then.starts_with("no acknowledged without a run")));
     for class in FailureClass::ALL {
         let then = rows.remove(class.code()).unwrap_or_else(|| panic!("`{class}` has no row"));
