@@ -1,6 +1,6 @@
 //! Repeated inputs: run once, whatever happens to the first of them; and a corrected one is never taken for a repetition.
 
-use busway_core::{Binding, FailureClass, KeySource, Refusal, binding::InputDedup};
+use busway_core::{Backoff, Binding, FailureClass, KeySource, Refusal, binding::InputDedup};
 use busway_dispatch::Host;
 use busway_path_tests::{ACK_WAIT, TestHost, binding};
 use busway_testkit::{
@@ -184,4 +184,25 @@ async fn a_key_can_stand_in_a_header_or_in_the_payload() {
         host.quiet().await;
         assert_eq!((host.handler.calls().len(), duplicates(&host)), (1, 1.0));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_is_kept_over_a_long_wait_outside_of_the_consumer_and_given_up_when_the_copy_is_dead() {
+    let broker = MemoryBroker::new(ACK_WAIT);
+    let host = TestHost::start_with(broker, [Step::Fail(FailureClass::Retry)], |binding| {
+        binding.dedup = Some(InputDedup { key: KeySource::MessageId, ttl: TTL });
+        binding.retry.attempts = 2;
+        binding.retry.backoff = Backoff::Fixed(Duration::from_secs(60));
+    });
+    host.broker.publish("orders.created", &[("Nats-Msg-Id", "m-1")], "{}");
+    host.broker.logged("ack 1").await;
+    host.broker.publish("orders.created", &[("Nats-Msg-Id", "m-1")], "{}");
+    host.broker.logged("ack 2").await;
+    assert_eq!(duplicates(&host), 1.0);
+    host.broker.all_settled().await;
+    host.quiet().await;
+    let log = host.broker.log();
+    let claims = log.iter().filter(|line| *line == "claim m-1").count();
+    assert_eq!((claims, log.iter().filter(|line| *line == "release m-1").count()), (3, 1), "{log:?}");
+    assert_eq!(host.handler.attempts(), [1, 2]);
 }
