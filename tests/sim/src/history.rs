@@ -68,8 +68,8 @@ pub enum What {
     Accepted {
         /// Its sequence.
         event: u64,
-        /// What it is ordered by.
-        key: String,
+        /// What it is ordered by; none where it waits for no other, and none for it.
+        key: Option<String>,
         /// The digest of its payload.
         payload: String,
     },

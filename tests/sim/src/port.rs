@@ -1,6 +1,7 @@
 //! A host's way to the broker: settling and publishing, through everything that can go wrong.
 
 use crate::{
+    active::Active,
     history::{Answer, Operation, What},
     life::Life,
     world::{State, Trouble, World, nap},
@@ -27,12 +28,13 @@ pub const NOWHERE: &str = "nowhere.at.all";
 pub struct Port {
     world: World,
     life: Life,
+    active: Active,
 }
 
 impl Port {
     /// A port.
-    pub fn new(world: World, life: Life) -> Self {
-        Self { world, life }
+    pub fn new(world: World, life: Life, active: Active) -> Self {
+        Self { world, life, active }
     }
 
     fn told<T, E>(&self, event: u64, operation: Operation, answer: Result<T, E>) -> Result<T, E> {
@@ -144,9 +146,35 @@ impl Settle for Port {
     }
 
     fn progress<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>> {
-        Box::pin(self.settle(receipt, Operation::Progress, |state, event, now| {
-            state.consumer.progress(event, now);
-        }))
+        Box::pin(async {
+            if !self.active.is_held() {
+                return Err(SettleError::Refused("another host is the active one".into()));
+            }
+            self.settle(receipt, Operation::Progress, |state, event, now| {
+                state.consumer.progress(event, now);
+            })
+            .await
+        })
+    }
+
+    fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
+        Box::pin(async {
+            let counted =
+                self.world.operate(&self.life, SETTLE_PATIENCE_MS, |state, _| state.consumer.pending().len());
+            counted.await.map_err(settle_error)
+        })
+    }
+
+    fn is_active(&self) -> bool {
+        self.active.is_held()
+    }
+
+    fn stay_active(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if self.world.scenario().is_ordered() && self.active.is_held() && self.active.is_due() {
+                self.active.take().await;
+            }
+        })
     }
 
     fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {

@@ -55,15 +55,20 @@ async fn publish(world: &World) {
         let key = format!("k{}", chance.below(scenario.keys));
         let subject = format!("orders.{key}.created");
         let payload = Bytes::from(format!("{{\"number\":{number},\"seed\":{}}}", scenario.seed));
-        let content = match chance.permille(30) {
-            true => Content::Malformed(Malformed {
-                subject,
-                header_block: Bytes::from_static(b"NATS/1.0\r\nno colon\r\n\r\n"),
-                payload,
-                why: "a header line without a colon".to_owned(),
-            }),
-            false => Content::Message(Message { subject, headers: Default::default(), payload }),
+        let (content, key) = match chance.permille(30) {
+            true => (malformed(subject, payload), None),
+            false => (Content::Message(Message { subject, headers: Default::default(), payload }), Some(key)),
         };
         world.accept(content, key);
     }
+}
+
+/// What no client can read. It has no key.
+fn malformed(subject: String, payload: Bytes) -> Content {
+    Content::Malformed(Malformed {
+        subject,
+        header_block: Bytes::from_static(b"NATS/1.0\r\nno colon\r\n\r\n"),
+        payload,
+        why: "a header line without a colon".to_owned(),
+    })
 }

@@ -7,7 +7,10 @@ use crate::{
     history::{Hosts, Order, Rules},
     plant::Ordered,
 };
-use busway_core::AckPolicy;
+use busway_core::{
+    AckPolicy, KeySource,
+    binding::{Behind, Ordering},
+};
 use busway_testkit::simulated::Random;
 use std::ops::Range;
 
@@ -51,6 +54,8 @@ pub struct Scenario {
     pub order: Order,
     /// Whether the lane is told the same.
     pub lane_is_ordered: Ordered,
+    /// What the events behind a failing one do.
+    pub behind: Behind,
     /// What goes wrong.
     pub faults: Faults,
     /// What handlers do, in thousandths.
@@ -107,7 +112,8 @@ impl Scenario {
         let horizon_ms = chance.between(HORIZON_MS / 4, HORIZON_MS);
         let hosts = chance.pick(&[1, 1, 1, 2], 1);
         let mut faults = Faults::drawn(&mut chance, severity, horizon_ms);
-        if hosts > 1 {
+        let order = chance.pick(&[Order::None, Order::None, Order::PerKey, Order::Strict], Order::None);
+        if hosts > 1 || order != Order::None {
             // A copy that arrives after its event was put back looks like custody of it. One connection gives no such
             // copy, and only a host alone is safe from it: another may have the event by then.
             faults.duplicates = 0;
@@ -125,18 +131,46 @@ impl Scenario {
             settled_max: 16_384,
             dedupe_window_ms: 600_000,
             horizon_ms,
-            order: Order::None,
+            order,
+            behind: chance.pick(&[Behind::Block, Behind::Block, Behind::SkipToDlq], Behind::Block),
             lane_is_ordered: Ordered::Alike,
             handlers: Handlers::drawn(&mut chance),
             faults,
         }
     }
 
+    /// Whether the lane keeps an order.
+    pub fn is_ordered(&self) -> bool {
+        self.order != Order::None && self.lane_is_ordered == Ordered::Alike
+    }
+
+    /// How many deliveries the broker lets be pending.
+    pub fn window(&self) -> usize {
+        let window = self.ordering().window().map_or(usize::MAX, |window| window as usize);
+        self.pending_max.min(window)
+    }
+
+    /// What the lane is told of the order.
+    pub fn ordering(&self) -> Ordering {
+        let behind = self.behind;
+        match (self.order, KeySource::subject_token(2)) {
+            (Order::PerKey, Ok(key)) if self.is_ordered() => Ordering::PerKey { key, behind },
+            (Order::Strict, _) if self.is_ordered() => Ordering::Strict { behind },
+            _ => Ordering::Unordered,
+        }
+    }
+
+    /// Failed runs after which an event is dead.
+    fn runs_max(&self) -> u32 {
+        let skips = self.is_ordered() && self.behind == Behind::SkipToDlq;
+        if skips { 1 } else { self.attempts }
+    }
+
     /// What the checker is told.
     pub fn rules(&self) -> Rules {
         let run_ms = TIMEOUT_MS + ACK_WAIT_MS + 2 * self.backoff_ms + 60_000;
         Rules {
-            attempts: self.attempts,
+            attempts: self.runs_max(),
             dedupe_window_ms: self.dedupe_window_ms,
             order: self.order,
             hosts: if self.hosts == 1 { Hosts::One } else { Hosts::Several },
