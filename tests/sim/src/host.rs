@@ -154,6 +154,7 @@ fn binding(scenario: &Scenario) -> Binding {
         },
         ack: scenario.ack,
         ordering: scenario.ordering(),
+        dedup: scenario.dedup(),
         ..Binding::new(crate::PLUGIN.parse().unwrap_or_else(|_| unreachable!("a literal name")), subscription)
     }
 }

@@ -226,19 +226,38 @@ impl Settle for Port {
 
     fn claim_key<'a>(
         &'a self,
-        _key: &'a str,
-        _ttl: Duration,
-        _event: &'a EventId,
+        key: &'a str,
+        ttl: Duration,
+        event: &'a EventId,
     ) -> BoxFuture<'a, Result<KeyClaim, SettleError>> {
-        Box::pin(async { Ok(KeyClaim::Own) })
+        Box::pin(async move {
+            let claimed = self.world.operate(&self.life, SETTLE_PATIENCE_MS, |state, now| {
+                let claim = (event.clone(), now + ttl.as_millis() as u64);
+                let held = state.claims.entry(key.to_owned()).or_insert_with(|| claim.clone());
+                if held.1 <= now {
+                    *held = claim;
+                }
+                held.0.clone()
+            });
+            let owner = claimed.await.map_err(settle_error)?;
+            if owner == *event {
+                return Ok(KeyClaim::Own);
+            }
+            let (event, of) = self.world.with(|state| (state.sequence(event), state.sequence(&owner)));
+            self.world.note(self.life.number(), What::Repeats { event, of });
+            Ok(KeyClaim::Taken(owner))
+        })
     }
 
-    fn release_key<'a>(
-        &'a self,
-        _key: &'a str,
-        _event: &'a EventId,
-    ) -> BoxFuture<'a, Result<(), SettleError>> {
-        Box::pin(async { Ok(()) })
+    fn release_key<'a>(&'a self, key: &'a str, event: &'a EventId) -> BoxFuture<'a, Result<(), SettleError>> {
+        Box::pin(async move {
+            let released = self.world.operate(&self.life, SETTLE_PATIENCE_MS, |state, _| {
+                if state.claims.get(key).is_some_and(|(owner, _)| owner == event) {
+                    state.claims.remove(key);
+                }
+            });
+            released.await.map_err(settle_error)
+        })
     }
 }
 

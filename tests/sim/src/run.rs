@@ -4,7 +4,7 @@ use crate::{
     history::History,
     host,
     plant::Plant,
-    scenario::Scenario,
+    scenario::{INPUT, Scenario},
     world::{World, nap},
 };
 use busway_core::{
@@ -55,11 +55,19 @@ async fn publish(world: &World) {
         let key = format!("k{}", chance.below(scenario.keys));
         let subject = format!("orders.{key}.created");
         let payload = Bytes::from(format!("{{\"number\":{number},\"seed\":{}}}", scenario.seed));
+        let input = match scenario.repeated_inputs {
+            Some(repeated) if chance.permille(repeated) => chance.below(number as u64 + 1),
+            _ => number as u64,
+        };
         let (content, key) = match chance.permille(30) {
             true => (malformed(subject, payload), None),
-            false => (Content::Message(Message { subject, headers: Default::default(), payload }), Some(key)),
+            false => {
+                let headers = [(INPUT, input.to_string().as_str())].into_iter().collect();
+                (Content::Message(Message { subject, headers, payload }), Some(key))
+            }
         };
-        world.accept(content, key);
+        let input = key.as_ref().map(|_| input.to_string());
+        world.accept(content, key, input);
     }
 }
 

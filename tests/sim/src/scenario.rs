@@ -9,10 +9,10 @@ use crate::{
 };
 use busway_core::{
     AckPolicy, KeySource,
-    binding::{Behind, Ordering},
+    binding::{Behind, InputDedup, Ordering},
 };
 use busway_testkit::simulated::Random;
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 /// How long the broker waits for word of a delivery.
 pub const ACK_WAIT_MS: u64 = 30_000;
@@ -20,6 +20,10 @@ pub const ACK_WAIT_MS: u64 = 30_000;
 pub const TIMEOUT_MS: u64 = 60_000;
 /// Most outputs of one run.
 pub const OUTPUTS_MAX: u64 = 3;
+/// For how long an input is remembered; longer than any run.
+pub const INPUT_TTL_MS: u64 = 24 * 60 * 60 * 1_000;
+/// The header that an input is recognised by.
+pub const INPUT: &str = "x-input";
 /// How long a publisher and faults go on, at the most.
 const HORIZON_MS: u64 = 240_000;
 
@@ -52,6 +56,8 @@ pub struct Scenario {
     pub horizon_ms: u64,
     /// Which events wait for each other, by what the checker is told.
     pub order: Order,
+    /// How many events repeat the input of an earlier one, in thousandths; none where nobody looks.
+    pub repeated_inputs: Option<u64>,
     /// Whether the lane is told the same.
     pub lane_is_ordered: Ordered,
     /// What the events behind a failing one do.
@@ -132,6 +138,7 @@ impl Scenario {
             dedupe_window_ms: 600_000,
             horizon_ms,
             order,
+            repeated_inputs: chance.pick(&[None, None, Some(300)], None),
             behind: chance.pick(&[Behind::Block, Behind::Block, Behind::SkipToDlq], Behind::Block),
             lane_is_ordered: Ordered::Alike,
             handlers: Handlers::drawn(&mut chance),
@@ -160,6 +167,12 @@ impl Scenario {
         }
     }
 
+    /// How repeated inputs are recognised.
+    pub fn dedup(&self) -> Option<InputDedup> {
+        let key = KeySource::header(INPUT).ok()?;
+        self.repeated_inputs.map(|_| InputDedup { key, ttl: Duration::from_millis(INPUT_TTL_MS) })
+    }
+
     /// Failed runs after which an event is dead.
     fn runs_max(&self) -> u32 {
         let skips = self.is_ordered() && self.behind == Behind::SkipToDlq;
@@ -172,6 +185,7 @@ impl Scenario {
         Rules {
             attempts: self.runs_max(),
             dedupe_window_ms: self.dedupe_window_ms,
+            input_ttl_ms: self.repeated_inputs.map(|_| INPUT_TTL_MS),
             order: self.order,
             hosts: if self.hosts == 1 { Hosts::One } else { Hosts::Several },
             settled_within_ms: 600_000 + (self.events + 2) * u64::from(self.attempts) * run_ms,
