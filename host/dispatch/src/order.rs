@@ -193,6 +193,7 @@ impl Order {
                 state.lines.next_time(Instant::now()).map_or(refresh, |next| next.min(refresh))
             };
             tokio::select! {
+                biased;
                 () = self.times_changed.notified() => {}
                 () = sleep_until(next) => {}
             }

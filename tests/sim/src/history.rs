@@ -22,6 +22,8 @@ pub struct Rules {
     pub attempts: u32,
     /// For how long the broker knows an output's id.
     pub dedupe_window_ms: u64,
+    /// For how long an input is remembered; none where repeated ones are not recognised.
+    pub input_ttl_ms: Option<u64>,
     /// Which events wait for each other.
     pub order: Order,
     /// Whether two hosts may have had the same event at a time: what each of them did alone can't be told then.
@@ -68,8 +70,10 @@ pub enum What {
     Accepted {
         /// Its sequence.
         event: u64,
-        /// What it is ordered by.
-        key: String,
+        /// What it is ordered by; none where it waits for no other, and none for it.
+        key: Option<String>,
+        /// What repeated inputs are recognised by, where they are.
+        input: Option<String>,
         /// The digest of its payload.
         payload: String,
     },
@@ -88,6 +92,13 @@ pub enum What {
         event: u64,
         /// How often it had been given by then.
         delivered: u64,
+    },
+    /// A host was told that an event repeats the input of another one.
+    Repeats {
+        /// The event.
+        event: u64,
+        /// The other one.
+        of: u64,
     },
     /// The handler was called.
     Ran {

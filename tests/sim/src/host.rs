@@ -1,6 +1,7 @@
 //! A host on the world: the real lane, intake and supervisor, one life after another.
 
 use crate::{
+    active::Active,
     handler::SimHandler,
     history::{Counter, What},
     life::Life,
@@ -22,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(25);
 /// A host that runs.
 struct Running {
     life: Life,
+    active: Active,
     lane: Arc<Lane>,
     supervisor: Supervisor,
     registry: Registry,
@@ -65,7 +67,8 @@ impl Running {
         let life = world.new_life();
         world.note(life.number(), What::Started);
         let mut registry = Registry::default();
-        let port = Port::new(world.clone(), life.clone());
+        let active = Active::new(world.clone(), life.clone());
+        let port = Port::new(world.clone(), life.clone(), active.clone());
         let mut parts = LaneParts {
             binding: binding(scenario),
             digest: Digest::of(b"plugin"),
@@ -83,9 +86,9 @@ impl Running {
         let name = format!("h{}", life.number());
         let lane = Lane::new(parts, Host::new(name, 64), &Recorder::new(&mut registry));
         let supervisor = Supervisor::new(Handle::current(), Handle::current());
-        let source = Box::new(SimSource::new(world.clone(), life.clone()));
+        let source = Box::new(SimSource::new(world.clone(), life.clone(), active.clone()));
         Intake::start(Arc::clone(&lane), source, &supervisor);
-        Self { life, lane, supervisor, registry }
+        Self { life, active, lane, supervisor, registry }
     }
 
     /// Ends the host in order and writes down what it counted; a crash on the way is a crash.
@@ -94,6 +97,7 @@ impl Running {
         if self.life.is_dead() {
             return;
         }
+        self.active.step_down();
         let abandoned = match drained {
             Drained::Clean => 0,
             Drained::Abandoned(events) => events as u64,
@@ -149,6 +153,8 @@ fn binding(scenario: &Scenario) -> Binding {
             ..RetryPolicy::default()
         },
         ack: scenario.ack,
+        ordering: scenario.ordering(),
+        dedup: scenario.dedup(),
         ..Binding::new(crate::PLUGIN.parse().unwrap_or_else(|_| unreachable!("a literal name")), subscription)
     }
 }

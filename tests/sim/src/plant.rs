@@ -41,11 +41,13 @@ pub enum Plant {
     AckTwice,
     /// Nothing that was put back is settled any more.
     NeverSettled,
+    /// Every event is told that its input is new.
+    InputForgotten,
 }
 
 impl Plant {
     /// Every one, with its name and the invariant that it breaks.
-    pub const ALL: [(Plant, &'static str, &'static str); 10] = [
+    pub const ALL: [(Plant, &'static str, &'static str); 11] = [
         (Self::AckBeforeOutputs, "ack-before-outputs", "I2"),
         (Self::TerminateBeforeLetter, "terminate-before-letter", "I4"),
         (Self::AttemptTwice, "attempt-twice", "I11"),
@@ -56,6 +58,7 @@ impl Plant {
         (Self::LetterTrimmed, "letter-trimmed", "I4"),
         (Self::AckTwice, "ack-twice", "I15"),
         (Self::NeverSettled, "never-settled", "I16"),
+        (Self::InputForgotten, "input-forgotten", "I3"),
     ];
 
     /// The one with this name.
@@ -252,7 +255,10 @@ impl Settle for Planted {
         ttl: Duration,
         event: &'a EventId,
     ) -> BoxFuture<'a, Result<KeyClaim, SettleError>> {
-        self.port.claim_key(key, ttl, event)
+        match self.plant {
+            Plant::InputForgotten => Box::pin(async { Ok(KeyClaim::Own) }),
+            _ => self.port.claim_key(key, ttl, event),
+        }
     }
 
     fn release_key<'a>(&'a self, key: &'a str, event: &'a EventId) -> BoxFuture<'a, Result<(), SettleError>> {

@@ -1,6 +1,7 @@
 //! A host's way to the broker: settling and publishing, through everything that can go wrong.
 
 use crate::{
+    active::Active,
     history::{Answer, Operation, What},
     life::Life,
     world::{State, Trouble, World, nap},
@@ -27,12 +28,13 @@ pub const NOWHERE: &str = "nowhere.at.all";
 pub struct Port {
     world: World,
     life: Life,
+    active: Active,
 }
 
 impl Port {
     /// A port.
-    pub fn new(world: World, life: Life) -> Self {
-        Self { world, life }
+    pub fn new(world: World, life: Life, active: Active) -> Self {
+        Self { world, life, active }
     }
 
     fn told<T, E>(&self, event: u64, operation: Operation, answer: Result<T, E>) -> Result<T, E> {
@@ -144,9 +146,35 @@ impl Settle for Port {
     }
 
     fn progress<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>> {
-        Box::pin(self.settle(receipt, Operation::Progress, |state, event, now| {
-            state.consumer.progress(event, now);
-        }))
+        Box::pin(async {
+            if !self.active.is_held() {
+                return Err(SettleError::Refused("another host is the active one".into()));
+            }
+            self.settle(receipt, Operation::Progress, |state, event, now| {
+                state.consumer.progress(event, now);
+            })
+            .await
+        })
+    }
+
+    fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
+        Box::pin(async {
+            let counted =
+                self.world.operate(&self.life, SETTLE_PATIENCE_MS, |state, _| state.consumer.pending().len());
+            counted.await.map_err(settle_error)
+        })
+    }
+
+    fn is_active(&self) -> bool {
+        self.active.is_held()
+    }
+
+    fn stay_active(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if self.world.scenario().is_ordered() && self.active.is_held() && self.active.is_due() {
+                self.active.take().await;
+            }
+        })
     }
 
     fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
@@ -198,19 +226,38 @@ impl Settle for Port {
 
     fn claim_key<'a>(
         &'a self,
-        _key: &'a str,
-        _ttl: Duration,
-        _event: &'a EventId,
+        key: &'a str,
+        ttl: Duration,
+        event: &'a EventId,
     ) -> BoxFuture<'a, Result<KeyClaim, SettleError>> {
-        Box::pin(async { Ok(KeyClaim::Own) })
+        Box::pin(async move {
+            let claimed = self.world.operate(&self.life, SETTLE_PATIENCE_MS, |state, now| {
+                let claim = (event.clone(), now + ttl.as_millis() as u64);
+                let held = state.claims.entry(key.to_owned()).or_insert_with(|| claim.clone());
+                if held.1 <= now {
+                    *held = claim;
+                }
+                held.0.clone()
+            });
+            let owner = claimed.await.map_err(settle_error)?;
+            if owner == *event {
+                return Ok(KeyClaim::Own);
+            }
+            let (event, of) = self.world.with(|state| (state.sequence(event), state.sequence(&owner)));
+            self.world.note(self.life.number(), What::Repeats { event, of });
+            Ok(KeyClaim::Taken(owner))
+        })
     }
 
-    fn release_key<'a>(
-        &'a self,
-        _key: &'a str,
-        _event: &'a EventId,
-    ) -> BoxFuture<'a, Result<(), SettleError>> {
-        Box::pin(async { Ok(()) })
+    fn release_key<'a>(&'a self, key: &'a str, event: &'a EventId) -> BoxFuture<'a, Result<(), SettleError>> {
+        Box::pin(async move {
+            let released = self.world.operate(&self.life, SETTLE_PATIENCE_MS, |state, _| {
+                if state.claims.get(key).is_some_and(|(owner, _)| owner == event) {
+                    state.claims.remove(key);
+                }
+            });
+            released.await.map_err(settle_error)
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{
     history::History,
     host,
     plant::Plant,
-    scenario::Scenario,
+    scenario::{INPUT, Scenario},
     world::{World, nap},
 };
 use busway_core::{
@@ -55,15 +55,28 @@ async fn publish(world: &World) {
         let key = format!("k{}", chance.below(scenario.keys));
         let subject = format!("orders.{key}.created");
         let payload = Bytes::from(format!("{{\"number\":{number},\"seed\":{}}}", scenario.seed));
-        let content = match chance.permille(30) {
-            true => Content::Malformed(Malformed {
-                subject,
-                header_block: Bytes::from_static(b"NATS/1.0\r\nno colon\r\n\r\n"),
-                payload,
-                why: "a header line without a colon".to_owned(),
-            }),
-            false => Content::Message(Message { subject, headers: Default::default(), payload }),
+        let input = match scenario.repeated_inputs {
+            Some(repeated) if chance.permille(repeated) => chance.below(number as u64 + 1),
+            _ => number as u64,
         };
-        world.accept(content, key);
+        let (content, key) = match chance.permille(30) {
+            true => (malformed(subject, payload), None),
+            false => {
+                let headers = [(INPUT, input.to_string().as_str())].into_iter().collect();
+                (Content::Message(Message { subject, headers, payload }), Some(key))
+            }
+        };
+        let input = key.as_ref().map(|_| input.to_string());
+        world.accept(content, key, input);
     }
+}
+
+/// What no client can read. It has no key.
+fn malformed(subject: String, payload: Bytes) -> Content {
+    Content::Malformed(Malformed {
+        subject,
+        header_block: Bytes::from_static(b"NATS/1.0\r\nno colon\r\n\r\n"),
+        payload,
+        why: "a header line without a colon".to_owned(),
+    })
 }

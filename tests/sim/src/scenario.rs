@@ -7,9 +7,12 @@ use crate::{
     history::{Hosts, Order, Rules},
     plant::Ordered,
 };
-use busway_core::AckPolicy;
+use busway_core::{
+    AckPolicy, KeySource,
+    binding::{Behind, InputDedup, Ordering},
+};
 use busway_testkit::simulated::Random;
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 /// How long the broker waits for word of a delivery.
 pub const ACK_WAIT_MS: u64 = 30_000;
@@ -17,6 +20,10 @@ pub const ACK_WAIT_MS: u64 = 30_000;
 pub const TIMEOUT_MS: u64 = 60_000;
 /// Most outputs of one run.
 pub const OUTPUTS_MAX: u64 = 3;
+/// For how long an input is remembered; longer than any run.
+pub const INPUT_TTL_MS: u64 = 24 * 60 * 60 * 1_000;
+/// The header that an input is recognised by.
+pub const INPUT: &str = "x-input";
 /// How long a publisher and faults go on, at the most.
 const HORIZON_MS: u64 = 240_000;
 
@@ -49,8 +56,12 @@ pub struct Scenario {
     pub horizon_ms: u64,
     /// Which events wait for each other, by what the checker is told.
     pub order: Order,
+    /// How many events repeat the input of an earlier one, in thousandths; none where nobody looks.
+    pub repeated_inputs: Option<u64>,
     /// Whether the lane is told the same.
     pub lane_is_ordered: Ordered,
+    /// What the events behind a failing one do.
+    pub behind: Behind,
     /// What goes wrong.
     pub faults: Faults,
     /// What handlers do, in thousandths.
@@ -107,7 +118,8 @@ impl Scenario {
         let horizon_ms = chance.between(HORIZON_MS / 4, HORIZON_MS);
         let hosts = chance.pick(&[1, 1, 1, 2], 1);
         let mut faults = Faults::drawn(&mut chance, severity, horizon_ms);
-        if hosts > 1 {
+        let order = chance.pick(&[Order::None, Order::None, Order::PerKey, Order::Strict], Order::None);
+        if hosts > 1 || order != Order::None {
             // A copy that arrives after its event was put back looks like custody of it. One connection gives no such
             // copy, and only a host alone is safe from it: another may have the event by then.
             faults.duplicates = 0;
@@ -125,19 +137,55 @@ impl Scenario {
             settled_max: 16_384,
             dedupe_window_ms: 600_000,
             horizon_ms,
-            order: Order::None,
+            order,
+            repeated_inputs: chance.pick(&[None, None, Some(300)], None),
+            behind: chance.pick(&[Behind::Block, Behind::Block, Behind::SkipToDlq], Behind::Block),
             lane_is_ordered: Ordered::Alike,
             handlers: Handlers::drawn(&mut chance),
             faults,
         }
     }
 
+    /// Whether the lane keeps an order.
+    pub fn is_ordered(&self) -> bool {
+        self.order != Order::None && self.lane_is_ordered == Ordered::Alike
+    }
+
+    /// How many deliveries the broker lets be pending.
+    pub fn window(&self) -> usize {
+        let window = self.ordering().window().map_or(usize::MAX, |window| window as usize);
+        self.pending_max.min(window)
+    }
+
+    /// What the lane is told of the order.
+    pub fn ordering(&self) -> Ordering {
+        let behind = self.behind;
+        match (self.order, KeySource::subject_token(2)) {
+            (Order::PerKey, Ok(key)) if self.is_ordered() => Ordering::PerKey { key, behind },
+            (Order::Strict, _) if self.is_ordered() => Ordering::Strict { behind },
+            _ => Ordering::Unordered,
+        }
+    }
+
+    /// How repeated inputs are recognised.
+    pub fn dedup(&self) -> Option<InputDedup> {
+        let key = KeySource::header(INPUT).ok()?;
+        self.repeated_inputs.map(|_| InputDedup { key, ttl: Duration::from_millis(INPUT_TTL_MS) })
+    }
+
+    /// Failed runs after which an event is dead.
+    fn runs_max(&self) -> u32 {
+        let skips = self.is_ordered() && self.behind == Behind::SkipToDlq;
+        if skips { 1 } else { self.attempts }
+    }
+
     /// What the checker is told.
     pub fn rules(&self) -> Rules {
         let run_ms = TIMEOUT_MS + ACK_WAIT_MS + 2 * self.backoff_ms + 60_000;
         Rules {
-            attempts: self.attempts,
+            attempts: self.runs_max(),
             dedupe_window_ms: self.dedupe_window_ms,
+            input_ttl_ms: self.repeated_inputs.map(|_| INPUT_TTL_MS),
             order: self.order,
             hosts: if self.hosts == 1 { Hosts::One } else { Hosts::Several },
             settled_within_ms: 600_000 + (self.events + 2) * u64::from(self.attempts) * run_ms,

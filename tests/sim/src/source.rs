@@ -1,9 +1,10 @@
 //! Where a life's deliveries come from: some late, some in another order, some twice, some never.
 
 use crate::{
+    active::Active,
     history::What,
     life::Life,
-    world::{World, event_id, position},
+    world::{World, event_id, nap, position},
 };
 use busway_core::{
     Delivery, Receipt, Source,
@@ -17,18 +18,30 @@ use tokio::time::sleep;
 pub struct SimSource {
     world: World,
     life: Life,
+    active: Active,
     on_the_way: Vec<(u64, Delivery)>,
+    opening: Opening,
+    is_open: bool,
 }
 
 impl SimSource {
     /// The source of this life.
-    pub fn new(world: World, life: Life) -> Self {
-        Self { world, life, on_the_way: Vec::new() }
+    pub fn new(world: World, life: Life, active: Active) -> Self {
+        Self { world, life, active, on_the_way: Vec::new(), opening: Opening::default(), is_open: false }
+    }
+
+    /// A new connection: what was on its way on the old one is lost.
+    fn open(&mut self) {
+        self.is_open = true;
+        self.on_the_way.clear();
+        let unsettled = self.world.with(|state| state.consumer.pending().len());
+        self.opening = Opening { number: self.opening.number + 1, unsettled };
     }
 
     /// Asks the broker for what there is room for.
     fn pull(&mut self, room: usize) {
-        let faults = &self.world.scenario().faults;
+        let world = self.world.clone();
+        let faults = &world.scenario().faults;
         if self.world.is_within(&faults.leaderless) {
             return;
         }
@@ -45,12 +58,18 @@ impl SimSource {
             };
             room -= 1;
             if !calm && chance.permille(faults.lost_deliveries) {
+                // On one connection nothing is lost in the middle, and where order is kept that is relied on.
+                if self.world.scenario().is_ordered() {
+                    self.open();
+                }
                 continue;
             }
             let copies = if !calm && chance.permille(faults.duplicates) { 2 } else { 1 };
             for _ in 0..copies {
                 let most = if !calm && chance.permille(faults.slow) { 2_000 } else { 5 };
-                self.on_the_way.push((now + chance.below(most), delivery.clone()));
+                let in_order = self.on_the_way.last().filter(|_| self.world.scenario().is_ordered());
+                let not_before = in_order.map_or(0, |(at, _)| *at);
+                self.on_the_way.push((not_before.max(now + chance.below(most)), delivery.clone()));
             }
         }
     }
@@ -79,6 +98,17 @@ impl Source for SimSource {
             loop {
                 self.life.breathe().await;
                 let world = self.world.clone();
+                if !self.active.is_held() {
+                    self.is_open = false;
+                    self.active.take().await;
+                }
+                if !self.active.is_held() {
+                    nap(500).await;
+                    continue;
+                }
+                if !self.is_open {
+                    self.open();
+                }
                 let changed = world.changed();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
@@ -103,7 +133,7 @@ impl Source for SimSource {
     }
 
     fn opening(&self) -> Opening {
-        Opening { number: 1, unsettled: 0 }
+        self.opening
     }
 
     fn close(&mut self) -> BoxFuture<'_, Vec<Delivery>> {

@@ -48,6 +48,10 @@ pub struct State {
     pub outputs: Stream<()>,
     /// Failed runs by event.
     pub attempts: HashMap<EventId, AttemptRecord>,
+    /// Whose each input is, and until when.
+    pub claims: HashMap<String, (EventId, u64)>,
+    /// Which life is the active one of an ordered consumer, and when it was heard of.
+    pub active: Option<(u32, u64)>,
     /// Dead letters by subject.
     pub letters: BTreeMap<String, DeadLetter>,
     calm: bool,
@@ -105,9 +109,11 @@ impl World {
         let state = State {
             chance: Random::new(scenario.seed).fork(1),
             events: Stream::new(0, usize::MAX),
-            consumer: Consumer::new(ACK_WAIT_MS, scenario.pending_max),
+            consumer: Consumer::new(ACK_WAIT_MS, scenario.window()),
             outputs: Stream::new(scenario.dedupe_window_ms, usize::MAX),
             attempts: HashMap::new(),
+            claims: HashMap::new(),
+            active: None,
             letters: BTreeMap::new(),
             calm: false,
             ending: false,
@@ -148,7 +154,7 @@ impl World {
     }
 
     /// Stores an event.
-    pub fn accept(&self, content: Content, key: String) {
+    pub fn accept(&self, content: Content, key: Option<String>, input: Option<String>) {
         let at_ms = self.now_ms();
         let payload = Digest::of(content.payload()).to_string();
         let sequence = self.with(|state| {
@@ -157,7 +163,7 @@ impl World {
             state.sequences.insert(event_id(sequence), sequence);
             sequence
         });
-        self.note(0, What::Accepted { event: sequence, key, payload });
+        self.note(0, What::Accepted { event: sequence, key, input, payload });
     }
 
     /// From now on nothing goes wrong.

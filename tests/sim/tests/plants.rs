@@ -72,6 +72,11 @@ fn an_event_that_never_comes_back_is_caught() {
 }
 
 #[test]
+fn a_repeated_input_that_is_handled_again_is_caught() {
+    is_caught(Plant::InputForgotten);
+}
+
+#[test]
 fn every_mistake_has_a_name_of_its_own_and_none_is_found_where_none_is_made() {
     for (plant, name, _) in Plant::ALL {
         assert_eq!(Plant::named(name), Some(plant));

@@ -42,6 +42,7 @@ fn the_seeds_reach_everything_that_the_checker_speaks_of() {
                 What::Ended { how: Ended::Panicked, .. } => "a fault of the host",
                 What::Ended { how: Ended::Refused, .. } => "a run that was refused",
                 What::OutputStored { duplicate: true, .. } => "a repeated output",
+                What::Repeats { .. } => "a repeated input",
                 What::OutputRefused { .. } => "an output for nowhere",
                 What::LetterStored { duplicate: true, .. } => "a repeated dead letter",
                 What::LetterStored { .. } => "a dead letter",
@@ -50,5 +51,5 @@ fn the_seeds_reach_everything_that_the_checker_speaks_of() {
             });
         }
     }
-    assert_eq!(reached.len(), 12, "{reached:?}");
+    assert_eq!(reached.len(), 13, "{reached:?}");
 }

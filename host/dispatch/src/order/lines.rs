@@ -5,14 +5,14 @@
 
 use busway_core::Delivery;
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     sync::Arc,
     time::Duration,
 };
 use tokio::time::Instant;
 
 /// Whose events wait for each other.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Key {
     /// Every event's: strict order.
     All,
@@ -34,7 +34,8 @@ pub(super) enum Passing {
 /// The lines of one binding.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    lines: HashMap<Key, Line>,
+    // By key, so that what goes at once goes in the same order every time.
+    lines: BTreeMap<Key, Line>,
     running: HashMap<u64, Key>,
     waiting: usize,
     bytes: u64,

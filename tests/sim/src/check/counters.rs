@@ -1,7 +1,7 @@
 //! I15: a host that ended in order has counted every delivery once, and as what it was.
 
 use super::{Violation, violation};
-use crate::history::{Answer, Counter, History, Operation, What};
+use crate::history::{Answer, Counter, History, Operation, Order, What};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What one life did, by the history.
@@ -26,7 +26,7 @@ pub fn check(history: &History, found: &mut Vec<Violation>) {
     }
     for (number, life) in lives {
         if !life.crashed && !life.counted.is_empty() {
-            life.check(number, found);
+            life.check(number, history.rules.order, found);
         }
     }
 }
@@ -62,7 +62,7 @@ impl Life {
         }
     }
 
-    fn check(&self, number: u32, found: &mut Vec<Violation>) {
+    fn check(&self, number: u32, order: Order, found: &mut Vec<Violation>) {
         let counted = |counters: &[Counter]| -> u64 {
             counters.iter().map(|counter| self.counted.get(counter).copied().unwrap_or_default()).sum()
         };
@@ -82,12 +82,16 @@ impl Life {
             ("acknowledgements", counted(&[Counter::Acknowledged]), self.acknowledged, 0),
             ("copies of settled events", counted(&[Counter::CopiesDone]), self.copies_done, 0),
             ("dead letters", counted(&[Counter::DeadLettered]), self.dead_lettered, 0),
-            ("put-backs", counted(&put_back), self.put_back, maybe),
-            ("deliveries by their end", counted(&every) + faults, self.given, 0),
             // What was cut off at the end of a shutdown began its path and is counted as given back.
             ("paths by their end", counted(&ends) + faults, counted(&[Counter::Received]), self.abandoned),
         ];
-        for (what, counters, happened, more) in rows {
+        // Where order is kept a failed event waits in the host and begins its path anew, without a delivery or a put-back.
+        let unordered = [
+            ("put-backs", counted(&put_back), self.put_back, maybe),
+            ("deliveries by their end", counted(&every) + faults, self.given, 0),
+        ];
+        let unordered = unordered.into_iter().filter(|_| order == Order::None);
+        for (what, counters, happened, more) in rows.into_iter().chain(unordered) {
             if counters > happened || counters + more < happened {
                 let what =
                     format!("{what}: life {number} counted {counters}, and the history tells of {happened}");

@@ -13,7 +13,7 @@ pub fn check(history: &History, found: &mut Vec<Violation>) {
     let mut line_of: BTreeMap<u64, &str> = BTreeMap::new();
     for entry in &history.entries {
         match &entry.what {
-            What::Accepted { event, key, .. } => {
+            What::Accepted { event, key: Some(key), .. } => {
                 let key = if history.rules.order == Order::Strict { "" } else { key.as_str() };
                 lines.entry(key).or_default().insert(*event);
                 line_of.insert(*event, key);

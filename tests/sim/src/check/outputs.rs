@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub fn check(history: &History, found: &mut Vec<Violation>) {
     before_the_acknowledgement(history, found);
     once(history, found);
+    inputs_once(history, found);
 }
 
 /// When the broker takes an event as done, a run of the host that said so had returned ok, and the stream holds every
@@ -19,6 +20,10 @@ fn before_the_acknowledgement(history: &History, found: &mut Vec<Violation>) {
         match &entry.what {
             What::Ended { event, how: Ended::Ok { outputs } } => {
                 successes.insert((entry.life, *event), *outputs);
+            }
+            // It has no outputs of its own.
+            What::Repeats { event, .. } => {
+                successes.insert((entry.life, *event), 0);
             }
             What::OutputStored { event, index, .. } => {
                 stored.insert((*event, *index));
@@ -53,6 +58,38 @@ fn once(history: &History, found: &mut Vec<Violation>) {
                 entry.at_ms
             );
             violation(found, "I3", what);
+        }
+    }
+}
+
+/// Of the events with the same input one has outputs, unless it is dead or the input was forgotten.
+fn inputs_once(history: &History, found: &mut Vec<Violation>) {
+    let Some(ttl) = history.rules.input_ttl_ms else { return };
+    let (mut input_of, mut dead) = (BTreeMap::new(), BTreeSet::new());
+    let mut handled: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for entry in &history.entries {
+        match &entry.what {
+            What::Accepted { event, input: Some(input), .. } => {
+                input_of.insert(*event, input.as_str());
+            }
+            What::Repeats { event, of } if event == of || input_of.get(event) != input_of.get(of) => {
+                violation(found, "I3", format!("event {event} was taken for a repetition of event {of}"));
+            }
+            What::LetterStored { event, .. } => {
+                dead.insert(*event);
+            }
+            What::OutputStored { event, duplicate: false, .. } => {
+                let Some(input) = input_of.get(event) else { continue };
+                let (first, at) = *handled.entry(input).or_insert((*event, entry.at_ms));
+                if first != *event && !dead.contains(&first) && entry.at_ms - at < ttl {
+                    violation(
+                        found,
+                        "I3",
+                        format!("events {first} and {event} have the same input and were both handled"),
+                    );
+                }
+            }
+            _ => {}
         }
     }
 }
