@@ -89,6 +89,22 @@ async fn one_event_probes_and_each_failed_probe_doubles_the_time_up_to_the_longe
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_worker_has_taken_and_not_begun_when_it_opens_does_not_run_either() {
+    let mut binding = binding();
+    binding.limits.concurrency = 8;
+    binding.breaker.calls = 4;
+    let one_slot = Host::new("h1", 1);
+    let host = TestHost::start_as(binding, one_slot, MemoryBroker::new(ACK_WAIT), failures(1));
+    for _ in 0..8 {
+        host.broker.publish("orders.created", &[], "{}");
+    }
+    called(&host, 4).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((host.handler.calls().len(), host.lane.unsettled()), (4, 0));
+    assert_eq!(host.metric(PAUSED), 4.0, "the other four waited for the host's slot");
+}
+
+#[tokio::test(start_paused = true)]
 async fn rejections_are_answers_and_open_nothing() {
     let host = host(1, [Step::Fail(FailureClass::Reject)]);
     for _ in 0..20 {
@@ -125,7 +141,11 @@ async fn a_pause_by_hand_puts_back_what_has_not_begun_lets_what_runs_finish_and_
         host.broker.publish("orders.created", &[], "{}");
     }
     called(&host, 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(host.lane.unsettled(), 2, "one runs, one waits for the worker");
     host.lane.pause(Pause::ByHand);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(host.lane.unsettled(), 1, "the one that waits is put back while the other still runs");
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(host.handler.calls().len(), 1);
     assert_eq!(host.lane.unsettled(), 0);
