@@ -110,6 +110,22 @@ impl Default for OwnStreams {
     }
 }
 
+impl HistorySettings {
+    /// The stream, where there is to be one.
+    fn config(self, own: Config) -> Option<Config> {
+        self.enabled.then(|| Config {
+            description: Some("what became of each attempt; `busway explain` reads it".into()),
+            max_bytes: i64::try_from(self.max_bytes.0).unwrap_or(i64::MAX),
+            max_age: self.max_age,
+            discard: DiscardPolicy::Old,
+            // Nothing here has an id that a repetition could be recognised by.
+            duplicate_window: DUPLICATE_WINDOW_MIN,
+            allow_direct: true,
+            ..own
+        })
+    }
+}
+
 impl OwnStreams {
     pub(super) fn configs(self) -> Vec<Config> {
         let own = |name: String, subjects: Vec<String>| Config {
@@ -169,18 +185,8 @@ impl OwnStreams {
             allow_message_ttl: true,
             ..own(seen::stream(), vec![format!("$KV.{SEEN_BUCKET}.>")])
         };
-        let history = Config {
-            description: Some("what became of each attempt; `busway explain` reads it".into()),
-            max_bytes: i64::try_from(self.history.max_bytes.0).unwrap_or(i64::MAX),
-            max_age: self.history.max_age,
-            discard: DiscardPolicy::Old,
-            // Nothing here has an id that a repetition could be recognised by.
-            duplicate_window: DUPLICATE_WINDOW_MIN,
-            allow_direct: true,
-            ..own(HISTORY_STREAM.into(), vec![history::SUBJECTS.into()])
-        };
         let mut configs = vec![letters, attempts, payloads, checkpoints, seen];
-        configs.extend(self.history.enabled.then_some(history));
+        configs.extend(self.history.config(own(HISTORY_STREAM.into(), vec![history::SUBJECTS.into()])));
         configs
     }
 }
