@@ -142,7 +142,7 @@ async fn dead_letter(
     record::dead_lettered(lane, receipt, failure, &history);
     if let Err(why) = dedup::release(lane, delivery).await {
         record::key_not_released(lane, receipt, &why);
-        return put_back(lane, receipt, KEY_NOT_RELEASED_WAIT).await;
+        return wait(lane, receipt, KEY_NOT_RELEASED_WAIT).await;
     }
     send::failure(lane, delivery, failure, history.failed_runs()).await;
     let reason = format!("dead-lettered:{}", failure.class);
