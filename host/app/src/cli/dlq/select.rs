@@ -6,6 +6,7 @@ use super::{
 };
 use busway_core::{FailureClass, PluginName, SubjectFilter, dead_letter as account, units::parse_duration};
 use busway_transport::{DeadLetters, LetterFilter, nats::StoredLetter};
+use bytes::Bytes;
 use clap::Args;
 use std::time::Duration;
 
@@ -85,7 +86,7 @@ impl Filter {
             || has(&String::from_utf8_lossy(&stored.payload))
     }
 
-    /// The letters that are meant, newest first, at most so many. Payloads that are in the object store are left there.
+    /// The letters that are meant, newest first, at most so many, without their payloads.
     pub async fn find(&self, letters: &DeadLetters, limit: usize) -> anyhow::Result<Vec<StoredLetter>> {
         let mut found = Vec::new();
         let mut before = None;
@@ -102,7 +103,8 @@ impl Filter {
                     false => self.has_text(&stored),
                 };
                 if has_text {
-                    found.push(stored);
+                    // Whoever needs a payload reads the letter again: all of them together may be large.
+                    found.push(StoredLetter { payload: Bytes::new(), ..stored });
                 }
             }
             before = page.before;
@@ -176,7 +178,6 @@ pub async fn one(letters: &DeadLetters, id: &str) -> anyhow::Result<StoredLetter
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
 
     fn stored() -> StoredLetter {
         let headers = [
