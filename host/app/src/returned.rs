@@ -4,8 +4,11 @@
 //! to which nothing ever comes back cost one request every two seconds in all. It has a lane of its own too, so that what
 //! comes back waits neither behind new events nor before them, and shares the plugin's breaker with the others.
 
-use crate::{health, plugins::Ready};
-use busway_core::{Binding, PluginName, binding::Subscription};
+use crate::{config::PluginConfig, health, plugins::Ready};
+use busway_core::{
+    Binding, PluginName,
+    binding::{InputDedup, Subscription},
+};
 use busway_dispatch::{Host, Intake, Lane, LaneParts, Recorder, SETTLED_MAX, Supervisor};
 use busway_engine::Plugin;
 use busway_transport::{ConsumerSettings, Nats, OpenBinding, nats::Due};
@@ -23,6 +26,14 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// The lanes of what comes back; more come as they are needed.
 #[derive(Clone, Default)]
 pub struct Returned(Arc<Mutex<Vec<Arc<Lane>>>>);
+
+/// How a plugin recognises repeated inputs, where all of its subscriptions do it alike. None where they differ: what comes
+/// back would not know which of them it came by, so nothing is parked then.
+pub fn one_dedup(plugin: &PluginConfig) -> Option<Option<&InputDedup>> {
+    let mut entries = plugin.subscribe.iter().map(|entry| entry.dedup.as_ref());
+    let first = entries.next()?;
+    entries.all(|other| other == first).then_some(first)
+}
 
 /// A plugin to which something may come back.
 struct Waiting {
@@ -63,6 +74,7 @@ impl Returned {
                 ack: plugin.ack,
                 breaker: plugin.breaker,
                 park_after: plugin.park_after,
+                dedup: one_dedup(plugin).flatten().cloned(),
                 ..Binding::new(plugin.name.value.clone(), Subscription::Returned)
             };
             (plugin.name.value.clone(), Waiting { plugin: Arc::clone(&ready.plugin), binding })

@@ -15,7 +15,7 @@ use crate::{
     health::{self, Past},
     plugins::{self, Ready},
     quarantine::Quarantine,
-    returned::Returned,
+    returned::{self, Returned},
     shutdown::Signals,
 };
 use anyhow::Context as _;
@@ -194,7 +194,7 @@ async fn start(
             plugin.plugin.set_requests(running.nats.requests().await?);
         }
         for mut binding in bindings(plugin.config) {
-            if !running.nats.offers().schedules {
+            if !running.nats.offers().schedules || returned::one_dedup(plugin.config).is_none() {
                 binding.park_after = Duration::MAX;
             }
             open(&mut running, plugin, binding, config.host.ack_wait, (host, recorder, supervisor)).await?;

@@ -14,21 +14,23 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value)?)
 }
 
-/// Prints rows under headings, columns as wide as their widest cell. Control characters in cells are escaped: what
-/// plugins and publishers wrote must not drive the terminal.
-pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> anyhow::Result<()> {
-    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| escaped(cell))).collect();
+/// Prints rows under headings, columns as wide as their widest cell.
+pub fn table<const N: usize>(headings: [&str; N], cells: &[[String; N]]) -> anyhow::Result<()> {
+    rows(headings, cells).into_iter().try_for_each(line)
+}
+
+/// Rows under headings, as lines. Control characters in cells are escaped: what plugins and publishers wrote must not drive
+/// the terminal.
+pub fn rows<const N: usize>(headings: [&str; N], cells: &[[String; N]]) -> Vec<String> {
+    let rows: Vec<[String; N]> = cells.iter().map(|row| row.each_ref().map(|cell| escaped(cell))).collect();
     let mut widths = headings.map(|heading| heading.chars().count());
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    line(aligned(&headings.map(str::to_owned), &widths))?;
-    for row in &rows {
-        line(aligned(row, &widths))?;
-    }
-    Ok(())
+    let headings = headings.map(str::to_owned);
+    std::iter::once(&headings).chain(&rows).map(|row| aligned(row, &widths)).collect()
 }
 
 /// Text with control characters made visible.
