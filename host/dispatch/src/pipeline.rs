@@ -143,7 +143,9 @@ async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> A
     };
     let noted = lane.note(&delivery.receipt);
     let report = invoke::call(lane, &delivery.receipt, &admitted, history.next()).await;
-    drop(noted);
+    if let Some(noted) = noted {
+        noted.ended();
+    }
     let outcome = release::outputs(lane, &admitted, &delivery.receipt, history.next(), report.ran).await;
     passed.ended(&outcome);
     Attempted { outcome: with_evidence(outcome, report.logs, report.used), used: Some(report.used) }
