@@ -13,7 +13,7 @@
 use crate::{
     lane::Lane,
     record,
-    settle::{self, Settled, now_ms},
+    settle::{self, Settled},
 };
 use busway_core::{
     AttemptRecord, Delivery, Receipt,
@@ -63,7 +63,7 @@ pub(crate) async fn passed_on(lane: &Lane, delivery: &Delivery, record: &Attempt
         PassedOn::Surely => acknowledge(lane, receipt, Duration::ZERO).await,
         PassedOn::Perhaps { failed_runs, run } => {
             let until = run.at_ms.saturating_add(run.wait.map_or(0, |wait| wait.as_millis() as u64));
-            let left = Duration::from_millis(until.saturating_sub(now_ms())).max(WAIT_MIN);
+            let left = Duration::from_millis(until.saturating_sub(lane.host.clock.now_ms())).max(WAIT_MIN);
             match lane.settle.park(delivery, failed_runs, left).await {
                 Ok(()) => acknowledge(lane, receipt, left).await,
                 // The broker can't any more; the record has to say so, or this would never end.

@@ -177,18 +177,6 @@ impl Settle for Port {
         })
     }
 
-    fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
-        Box::pin(async { Ok(0) })
-    }
-
-    fn is_active(&self) -> bool {
-        true
-    }
-
-    fn stay_active(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {})
-    }
-
     fn ack_confirmed<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>> {
         Box::pin(self.acknowledge(receipt, AckPolicy::Confirmed))
     }
