@@ -1,7 +1,7 @@
 //! Step 3: may this event run here and now? What is refused here is put back and does not count as an attempt; only an
 //! event that is too old ends here.
 
-use crate::{lane::Lane, settle::now_ms};
+use crate::lane::Lane;
 use busway_core::{
     Delivery, Event, Failure, FailureClass, Receipt, Refusal, again::TO_VERSION, port::Content,
 };
@@ -22,7 +22,7 @@ pub(crate) fn in_time(lane: &Lane, receipt: &Receipt) -> Result<(), Failure> {
     let (Some(age_max), Some(published_at_ms)) = (lane.binding.retry.age_max, receipt.published_at_ms) else {
         return Ok(());
     };
-    let age = Duration::from_millis(now_ms().saturating_sub(published_at_ms));
+    let age = Duration::from_millis(lane.host.clock.now_ms().saturating_sub(published_at_ms));
     if age <= age_max {
         return Ok(());
     }

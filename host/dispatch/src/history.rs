@@ -4,11 +4,7 @@
 //! does not fit is counted and dropped. It comes after the settlement, so that an entry says what was done and not what
 //! was meant; a crash between the two loses the entry and not the event.
 
-use crate::{
-    lane::Lane,
-    record::Ended,
-    settle::{Settled, now_ms},
-};
+use crate::{lane::Lane, record::Ended, settle::Settled};
 use busway_core::{
     Delivery, HistoryEntry, Outcome, Refusal, Verdict,
     history::{Cause, Counts, Disposition, Waits},
@@ -83,7 +79,11 @@ fn entry(lane: &Lane, delivery: &Delivery, took: Duration, disposition: Disposit
         attempt: busway_core::Attempt(0),
         round: receipt.round(),
         delivered: receipt.delivered,
-        began_at_ms: now_ms().saturating_sub(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+        began_at_ms: lane
+            .host
+            .clock
+            .now_ms()
+            .saturating_sub(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
         took,
         used: None,
         cause: None,

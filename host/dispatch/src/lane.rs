@@ -1,6 +1,7 @@
 //! A lane: everything that one binding's events need on their way. Built once, shared by the binding's workers.
 
 use crate::{
+    clock::Clock,
     gate::{Gate, Gates, Pause},
     history::History,
     journal::{Journal, Suspect},
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Host {
     /// The host's name in dead letters and attempt records.
     pub name: String,
+    /// What time it is.
+    pub clock: Clock,
     /// Attempts that run at once on this host, over all plugins. Default 64.
     pub slots: HostSlots,
     /// Cancelled when the host begins to shut down: nothing new is run.
@@ -35,6 +38,7 @@ impl Host {
     pub fn new(name: impl Into<String>, slots: u32) -> Self {
         Self {
             name: name.into(),
+            clock: Clock::System,
             slots: HostSlots::new(slots),
             draining: CancellationToken::new(),
             history: None,

@@ -29,11 +29,13 @@ mod gate;
 mod gate_metrics;
 mod journal;
 
+mod clock;
 mod lane;
 mod lease;
 mod slots;
 mod supervise;
 
+pub use clock::Clock;
 pub use gate::{Gates, OpenBreaker, Pause};
 pub use history::History;
 pub use intake::Intake;

@@ -13,13 +13,13 @@
 use crate::{
     lane::Lane,
     record,
-    settle::{self, Settled, now_ms},
+    settle::{self, Settled},
 };
 use busway_core::{
     AttemptRecord, Delivery, Receipt,
     again::{self, PassedOn},
     binding::{Ordering, Subscription},
-    port::ParkError,
+    port::{ParkError, PublishError},
     retry::WAIT_MIN,
 };
 use std::time::Duration;
@@ -49,6 +49,7 @@ pub(crate) async fn park(
     let receipt = &delivery.receipt;
     match lane.settle.park(delivery, record.failed_runs(), after).await {
         Ok(()) => acknowledge(lane, receipt, after).await,
+        Err(why) if may_be_stored(&why) => ask_again(lane, receipt, &why).await,
         Err(why) => {
             record::not_parked(lane, receipt, &why);
             wait_in_consumer(lane, receipt, record, after).await
@@ -63,11 +64,12 @@ pub(crate) async fn passed_on(lane: &Lane, delivery: &Delivery, record: &Attempt
         PassedOn::Surely => acknowledge(lane, receipt, Duration::ZERO).await,
         PassedOn::Perhaps { failed_runs, run } => {
             let until = run.at_ms.saturating_add(run.wait.map_or(0, |wait| wait.as_millis() as u64));
-            let left = Duration::from_millis(until.saturating_sub(now_ms())).max(WAIT_MIN);
+            let left = Duration::from_millis(until.saturating_sub(lane.host.clock.now_ms())).max(WAIT_MIN);
             match lane.settle.park(delivery, failed_runs, left).await {
                 Ok(()) => acknowledge(lane, receipt, left).await,
                 // The broker can't any more; the record has to say so, or this would never end.
                 Err(ParkError::NotOffered) => wait_in_consumer(lane, receipt, record.clone(), left).await,
+                Err(why) if may_be_stored(&why) => ask_again(lane, receipt, &why).await,
                 Err(why) => {
                     record::not_parked(lane, receipt, &why);
                     settle::put_back(lane, receipt, left.max(NOT_PARKED_WAIT)).await
@@ -75,6 +77,18 @@ pub(crate) async fn passed_on(lane: &Lane, delivery: &Delivery, record: &Attempt
             }
         }
     })
+}
+
+fn may_be_stored(why: &ParkError) -> bool {
+    matches!(why, ParkError::NotStored(PublishError::Unreachable(_)))
+}
+
+/// Nobody knows whether there is a copy. The record goes on saying that there is, so the message is not run: were it run,
+/// and the copy there after all, two messages would be the event. It is given again soon, while the broker still
+/// recognises the copy, and parked then.
+async fn ask_again(lane: &Lane, receipt: &Receipt, why: &ParkError) -> Settled {
+    record::not_parked(lane, receipt, why);
+    settle::put_back(lane, receipt, NOT_PARKED_WAIT).await
 }
 
 /// Puts an event back that could not be parked, and corrects its record. A record that could not be corrected has the

@@ -5,7 +5,7 @@
 //! missing. The key of a dead event is given up before the event is terminated, so that no crash keeps its correction out.
 //! Whatever the broker does not confirm is left to be given again.
 
-use crate::{dedup, lane::Lane, park, record, send};
+use crate::{clock::Clock, dedup, lane::Lane, park, record, send};
 use busway_core::{
     AttemptRecord, DeadLetter, Delivery, FailedRun, Failure, Outcome, Receipt, Verdict,
     dead_letter::Writer,
@@ -14,7 +14,7 @@ use busway_core::{
     trace,
     verdict::DEAD_LETTER_REFUSED_WAIT,
 };
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// How long an event is put back that a draining host had not begun.
 pub(crate) const SHUTDOWN_WAIT: Duration = Duration::from_secs(1);
@@ -155,7 +155,13 @@ async fn dead_letter(
 fn compose(lane: &Lane, delivery: &Delivery, failure: &Failure, history: &AttemptRecord) -> DeadLetter {
     let plugin = &lane.binding.plugin;
     let behind = lane.binding.ordering.behind();
-    let writer = Writer { plugin, digest: &lane.digest, host: &lane.host.name, behind, now_ms: now_ms() };
+    let writer = Writer {
+        plugin,
+        digest: &lane.digest,
+        host: &lane.host.name,
+        behind,
+        now_ms: lane.host.clock.now_ms(),
+    };
     let none = Default::default();
     let headers = match &delivery.content {
         Content::Message(message) => &message.headers,
@@ -168,7 +174,7 @@ fn compose(lane: &Lane, delivery: &Delivery, failure: &Failure, history: &Attemp
 
 fn failed_run(lane: &Lane, failure: &Failure, wait: Option<Duration>) -> FailedRun {
     FailedRun {
-        at_ms: now_ms(),
+        at_ms: lane.host.clock.now_ms(),
         class: failure.class,
         code: failure.code.clone(),
         reason: clean(&failure.reason, 256),
@@ -200,7 +206,7 @@ fn left(lane: &Lane, receipt: &Receipt, why: &SettleError) -> Settled {
     Settled::LeftToBroker
 }
 
-/// Milliseconds since the Unix epoch.
+/// Milliseconds since the Unix epoch, for what people are shown.
 pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    Clock::System.now_ms()
 }

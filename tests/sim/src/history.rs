@@ -154,6 +154,18 @@ pub enum What {
         /// Whether it had been stored before.
         duplicate: bool,
     },
+    /// A copy of an event was stored, to come back later.
+    Parked {
+        /// The event.
+        event: u64,
+        /// When it comes back.
+        until_ms: u64,
+    },
+    /// The broker took a message as done of which a later copy is the event.
+    PassedOn {
+        /// The event.
+        event: u64,
+    },
     /// The broker took an event as done.
     Acked {
         /// The event.
@@ -214,6 +226,8 @@ pub enum Operation {
     Ack,
     /// To give it again after a wait.
     PutBack,
+    /// To take the message as done, since a later copy is the event.
+    PassOn,
     /// Never to give it again.
     Terminate,
     /// To be patient.
@@ -240,6 +254,10 @@ pub enum Counter {
     Acknowledged,
     /// Failed and were put back to be tried again.
     Retried,
+    /// Failed and were parked.
+    Parked,
+    /// Were settled without a run, since a later copy is the event.
+    PassedOn,
     /// Became dead letters.
     DeadLettered,
     /// Were put back without a counted attempt.
@@ -258,10 +276,12 @@ pub enum Counter {
 
 impl Counter {
     /// All of them.
-    pub const ALL: [Counter; 10] = [
+    pub const ALL: [Counter; 12] = [
         Self::Received,
         Self::Acknowledged,
         Self::Retried,
+        Self::Parked,
+        Self::PassedOn,
         Self::DeadLettered,
         Self::PutBack,
         Self::GivenBack,

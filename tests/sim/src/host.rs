@@ -8,11 +8,14 @@ use crate::{
     plant::{Plant, Planted},
     port::Port,
     scenario::{ACK_WAIT_MS, Scenario, TIMEOUT_MS},
-    source::SimSource,
+    source::{Kind, SimSource},
     world::{STREAM, World, nap},
 };
-use busway_core::{Backoff, Binding, Digest, Limits, RetryPolicy, binding::Subscription};
-use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
+use busway_core::{
+    Backoff, Binding, Digest, Limits, Publish, RetryPolicy, Settle,
+    binding::{Ordering, Subscription},
+};
+use busway_dispatch::{Clock, Drained, Host, Intake, Lane, LaneParts, Recorder, Supervisor};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use std::{sync::Arc, time::Duration};
 use tokio::runtime::Handle;
@@ -24,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(25);
 struct Running {
     life: Life,
     active: Active,
-    lane: Arc<Lane>,
+    lanes: [Arc<Lane>; 2],
     supervisor: Supervisor,
     registry: Registry,
 }
@@ -69,31 +72,44 @@ impl Running {
         let mut registry = Registry::default();
         let active = Active::new(world.clone(), life.clone());
         let port = Port::new(world.clone(), life.clone(), active.clone());
-        let mut parts = LaneParts {
-            binding: binding(scenario),
+        let planted =
+            plant.map(|plant| Arc::new(Planted::new(port.clone(), plant, world.clone(), life.clone())));
+        let (settle, publish): (Arc<dyn Settle>, Arc<dyn Publish>) = match planted {
+            Some(planted) => (Arc::clone(&planted) as _, planted),
+            None => (Arc::new(port.clone()), Arc::new(port)),
+        };
+        let handler = Arc::new(SimHandler::new(world.clone(), life.clone()));
+        let clock = Clock::Runtime { at: world.began(), showed_ms: 0 };
+        let host = Host { clock, ..Host::new(format!("h{}", life.number()), 64) };
+        let recorder = Recorder::new(&mut registry);
+        let parts = |binding: Binding| LaneParts {
+            binding,
             digest: Digest::of(b"plugin"),
-            handler: Arc::new(SimHandler::new(world.clone(), life.clone())),
-            settle: Arc::new(port.clone()),
-            publish: Arc::new(port.clone()),
+            handler: Arc::clone(&handler) as _,
+            settle: Arc::clone(&settle),
+            publish: Arc::clone(&publish),
             ack_wait: Duration::from_millis(ACK_WAIT_MS),
             settled_max: scenario.settled_max,
         };
-        if let Some(plant) = plant {
-            let planted = Arc::new(Planted::new(port, plant, world.clone(), life.clone()));
-            parts.settle = Arc::clone(&planted) as _;
-            parts.publish = planted;
-        }
-        let name = format!("h{}", life.number());
-        let lane = Lane::new(parts, Host::new(name, 64), &Recorder::new(&mut registry));
+        let binding = binding(scenario);
+        // What comes back has no order, and is no repetition of itself.
+        let returned = Binding {
+            subscription: Subscription::Returned,
+            ordering: Ordering::Unordered,
+            ..binding.clone()
+        };
+        let lanes = [binding, returned].map(|binding| Lane::new(parts(binding), host.clone(), &recorder));
         let supervisor = Supervisor::new(Handle::current(), Handle::current());
-        let source = Box::new(SimSource::new(world.clone(), life.clone(), active.clone()));
-        Intake::start(Arc::clone(&lane), source, &supervisor);
-        Self { life, active, lane, supervisor, registry }
+        for (lane, kind) in lanes.iter().zip([Kind::Events, Kind::Copies]) {
+            let source = SimSource::new(world.clone(), life.clone(), active.clone(), kind);
+            Intake::start(Arc::clone(lane), Box::new(source), &supervisor);
+        }
+        Self { life, active, lanes, supervisor, registry }
     }
 
     /// Ends the host in order and writes down what it counted; a crash on the way is a crash.
     async fn drain(&self, world: &World) {
-        let drained = self.supervisor.drain(std::slice::from_ref(&self.lane), PATIENCE).await;
+        let drained = self.supervisor.drain(&self.lanes, PATIENCE).await;
         if self.life.is_dead() {
             return;
         }
@@ -127,6 +143,8 @@ fn metric(counter: Counter) -> (&'static str, &'static str) {
         Counter::Received => ("busway_events_received_total", ""),
         Counter::Acknowledged => (settled, "verdict=\"ack\""),
         Counter::Retried => (settled, "verdict=\"retry\""),
+        Counter::Parked => (settled, "verdict=\"parked\""),
+        Counter::PassedOn => (copies, "reason=\"passed-on\""),
         Counter::DeadLettered => (settled, "verdict=\"dead-letter\""),
         Counter::PutBack => (settled, "verdict=\"put-back\""),
         Counter::GivenBack => (settled, "verdict=\"given-back\""),

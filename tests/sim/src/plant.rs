@@ -182,8 +182,8 @@ impl Settle for Planted {
             Plant::PutBackLost => Box::pin(async {
                 let now = self.world.now_ms();
                 self.world.with(|state| {
-                    let event = state.sequence(&receipt.event_id);
-                    state.consumer.settle(event, now)
+                    let held = receipt.held_as.unwrap_or_default();
+                    state.consumer_of(receipt).settle(held, now)
                 });
                 Ok(())
             }),

@@ -4,10 +4,12 @@ use crate::{
     active::Active,
     history::{Answer, Operation, What},
     life::Life,
+    scenario::Schedules,
     world::{State, Trouble, World, nap},
 };
 use busway_core::{
     AckPolicy, AttemptRecord, DeadLetter, Delivery, EventId, FailureClass, Publish, Receipt, Settle,
+    again::Copy,
     dead_letter::{self, EVENT_ID},
     port::{
         BoxFuture, KeyClaim, NotReleased, Outgoing, ParkError, PublishError, Released, SettleError, Stored,
@@ -74,7 +76,7 @@ impl Port {
     async fn acknowledge(&self, receipt: &Receipt, policy: AckPolicy) -> Result<(), SettleError> {
         let life = self.life.number();
         let apply = move |state: &mut State, event: u64, now: u64| {
-            if state.consumer.settle(event, now) {
+            if state.consumer_of(receipt).settle(held(receipt), now) {
                 state.write(now, life, What::Acked { event });
             }
         };
@@ -124,8 +126,8 @@ impl Settle for Port {
     ) -> BoxFuture<'a, Result<(), SettleError>> {
         Box::pin(async move {
             let wait = after.as_millis() as u64;
-            self.send(receipt, Operation::PutBack, |state, event, now| {
-                state.consumer.put_back(event, wait, now);
+            self.send(receipt, Operation::PutBack, |state, _, now| {
+                state.consumer_of(receipt).put_back(held(receipt), wait, now);
             })
             .await;
             Ok(())
@@ -139,7 +141,7 @@ impl Settle for Port {
     ) -> BoxFuture<'a, Result<(), SettleError>> {
         let life = self.life.number();
         Box::pin(self.settle(receipt, Operation::Terminate, move |state, event, now| {
-            if state.consumer.settle(event, now) {
+            if state.consumer_of(receipt).settle(held(receipt), now) {
                 state.write(now, life, What::Terminated { event });
             }
         }))
@@ -150,8 +152,8 @@ impl Settle for Port {
             if !self.active.is_held() {
                 return Err(SettleError::Refused("another host is the active one".into()));
             }
-            self.settle(receipt, Operation::Progress, |state, event, now| {
-                state.consumer.progress(event, now);
+            self.settle(receipt, Operation::Progress, |state, _, now| {
+                state.consumer_of(receipt).progress(held(receipt), now);
             })
             .await
         })
@@ -178,7 +180,12 @@ impl Settle for Port {
     }
 
     fn ack_confirmed<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<(), SettleError>> {
-        Box::pin(self.acknowledge(receipt, AckPolicy::Confirmed))
+        let life = self.life.number();
+        Box::pin(self.settle(receipt, Operation::PassOn, move |state, event, now| {
+            if state.consumer_of(receipt).settle(held(receipt), now) {
+                state.write(now, life, What::PassedOn { event });
+            }
+        }))
     }
 
     fn attempts<'a>(&'a self, receipt: &'a Receipt) -> BoxFuture<'a, Result<AttemptRecord, SettleError>> {
@@ -205,11 +212,25 @@ impl Settle for Port {
 
     fn park<'a>(
         &'a self,
-        _delivery: &'a Delivery,
-        _failed_runs: u32,
-        _after: Duration,
+        delivery: &'a Delivery,
+        failed_runs: u32,
+        after: Duration,
     ) -> BoxFuture<'a, Result<(), ParkError>> {
-        Box::pin(async { Err(ParkError::NotOffered) })
+        let life = self.life.number();
+        Box::pin(async move {
+            if self.world.scenario().schedules == Schedules::Missing {
+                return Err(ParkError::NotOffered);
+            }
+            let plugin = crate::PLUGIN.parse().ok();
+            let copy = plugin.and_then(|plugin| Copy::parked(&plugin, delivery, failed_runs));
+            let stored = self.world.operate(&self.life, PUBLISH_PATIENCE_MS, |state, now| {
+                let until_ms = now + after.as_millis() as u64;
+                let event = state.sequence(&delivery.receipt.event_id);
+                state.write(now, life, What::Parked { event, until_ms });
+                copy.into_iter().for_each(|copy| state.copies.store(copy, until_ms));
+            });
+            Ok(stored.await.map_err(publish_error)?)
+        })
     }
 
     fn claim_key<'a>(
@@ -294,6 +315,11 @@ impl Publish for Port {
             stored.await.map_err(publish_error)?
         })
     }
+}
+
+/// The sequence of the message in the stream that it was given from.
+fn held(receipt: &Receipt) -> u64 {
+    receipt.held_as.unwrap_or_default()
 }
 
 fn letter_entry(event: u64, letter: &DeadLetter, duplicate: bool) -> What {

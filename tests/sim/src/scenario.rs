@@ -58,6 +58,8 @@ pub struct Scenario {
     pub order: Order,
     /// How many events repeat the input of an earlier one, in thousandths; none where nobody looks.
     pub repeated_inputs: Option<u64>,
+    /// Whether the broker has message schedules, so that long waits are parked.
+    pub schedules: Schedules,
     /// Whether the lane is told the same.
     pub lane_is_ordered: Ordered,
     /// What the events behind a failing one do.
@@ -66,6 +68,15 @@ pub struct Scenario {
     pub faults: Faults,
     /// What handlers do, in thousandths.
     pub handlers: Handlers,
+}
+
+/// Whether the broker has message schedules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schedules {
+    /// It has.
+    Offered,
+    /// It is too old.
+    Missing,
 }
 
 /// What goes wrong.
@@ -138,6 +149,8 @@ impl Scenario {
             dedupe_window_ms: 600_000,
             horizon_ms,
             order,
+            schedules: chance
+                .pick(&[Schedules::Offered, Schedules::Offered, Schedules::Missing], Schedules::Missing),
             repeated_inputs: chance.pick(&[None, None, Some(300)], None),
             behind: chance.pick(&[Behind::Block, Behind::Block, Behind::SkipToDlq], Behind::Block),
             lane_is_ordered: Ordered::Alike,

@@ -4,7 +4,7 @@ use crate::{
     active::Active,
     history::What,
     life::Life,
-    world::{World, event_id, nap, position},
+    world::{State, World, event_id, nap, position},
 };
 use busway_core::{
     Delivery, Receipt, Source,
@@ -14,11 +14,21 @@ use busway_testkit::simulated::Given;
 use std::time::Duration;
 use tokio::time::sleep;
 
+/// What a source gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The events of the stream.
+    Events,
+    /// What was parked and is due.
+    Copies,
+}
+
 /// The source of one life.
 pub struct SimSource {
     world: World,
     life: Life,
     active: Active,
+    kind: Kind,
     on_the_way: Vec<(u64, Delivery)>,
     opening: Opening,
     is_open: bool,
@@ -26,8 +36,16 @@ pub struct SimSource {
 
 impl SimSource {
     /// The source of this life.
-    pub fn new(world: World, life: Life, active: Active) -> Self {
-        Self { world, life, active, on_the_way: Vec::new(), opening: Opening::default(), is_open: false }
+    pub fn new(world: World, life: Life, active: Active, kind: Kind) -> Self {
+        Self {
+            world,
+            life,
+            active,
+            kind,
+            on_the_way: Vec::new(),
+            opening: Opening::default(),
+            is_open: false,
+        }
     }
 
     /// A new connection: what was on its way on the old one is lost.
@@ -49,10 +67,9 @@ impl SimSource {
         let mut room = room.saturating_sub(self.on_the_way.len());
         while room > 0 {
             let Some((delivery, mut chance)) = self.world.with(|state| {
-                let last = state.events.last();
-                let given = state.consumer.next(last, now)?;
-                let delivery = delivery(state.events.get(given.sequence)?, given);
-                Some((delivery, state.chance.fork(given.sequence)))
+                let delivery = self.kind.next(state, now)?;
+                let purpose = delivery.receipt.held_as.unwrap_or_default();
+                Some((delivery, state.chance.fork(purpose)))
             }) else {
                 return;
             };
@@ -98,11 +115,11 @@ impl Source for SimSource {
             loop {
                 self.life.breathe().await;
                 let world = self.world.clone();
-                if !self.active.is_held() {
+                if self.kind == Kind::Events && !self.active.is_held() {
                     self.is_open = false;
                     self.active.take().await;
                 }
-                if !self.active.is_held() {
+                if self.kind == Kind::Events && !self.active.is_held() {
                     nap(500).await;
                     continue;
                 }
@@ -118,7 +135,7 @@ impl Source for SimSource {
                     Err(arrival) => arrival,
                 };
                 let now = world.now_ms();
-                let due = world.with(|state| state.consumer.due()).filter(|due| *due > now);
+                let due = world.with(|state| self.kind.due(state)).filter(|due| *due > now);
                 // A leader that is away is asked again.
                 let again = Some(now + 500).filter(|_| world.is_within(&world.scenario().faults.leaderless));
                 let next = [arrival, due, again].into_iter().flatten().min();
@@ -142,6 +159,23 @@ impl Source for SimSource {
             let coming = std::mem::take(&mut self.on_the_way);
             coming.into_iter().map(|(_, delivery)| self.given(delivery)).collect()
         })
+    }
+}
+
+impl Kind {
+    fn next(self, state: &mut State, now_ms: u64) -> Option<Delivery> {
+        if self == Self::Copies {
+            return state.copies.next(now_ms);
+        }
+        let given = state.consumer.next(state.events.last(), now_ms)?;
+        Some(delivery(state.events.get(given.sequence)?, given))
+    }
+
+    fn due(self, state: &State) -> Option<u64> {
+        match self {
+            Self::Events => state.consumer.due(),
+            Self::Copies => state.copies.due(),
+        }
     }
 }
 

@@ -5,14 +5,17 @@
 //! `busway_testkit::simulated` say what the broker does with a request that arrives.
 
 use crate::{
+    copies::Copies,
     history::{Entry, History, What},
     life::Life,
     scenario::{ACK_WAIT_MS, Scenario},
 };
-use busway_core::{AttemptRecord, DeadLetter, Digest, EventId, Position, port::Content};
+use busway_core::{
+    AttemptRecord, DeadLetter, Digest, EventId, Position, Receipt, dead_letter::EVENT_ID, port::Content,
+};
 use busway_testkit::simulated::{Consumer, Random, Stream};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -50,6 +53,8 @@ pub struct State {
     pub attempts: HashMap<EventId, AttemptRecord>,
     /// Whose each input is, and until when.
     pub claims: HashMap<String, (EventId, u64)>,
+    /// What is parked.
+    pub copies: Copies,
     /// Which life is the active one of an ordered consumer, and when it was heard of.
     pub active: Option<(u32, u64)>,
     /// Dead letters by subject.
@@ -113,6 +118,7 @@ impl World {
             outputs: Stream::new(scenario.dedupe_window_ms, usize::MAX),
             attempts: HashMap::new(),
             claims: HashMap::new(),
+            copies: Copies::default(),
             active: None,
             letters: BTreeMap::new(),
             calm: false,
@@ -134,6 +140,11 @@ impl World {
     /// What the run is made of.
     pub fn scenario(&self) -> &Scenario {
         &self.0.scenario
+    }
+
+    /// The beginning.
+    pub fn began(&self) -> Instant {
+        self.0.began
     }
 
     /// Milliseconds since the beginning.
@@ -229,7 +240,8 @@ impl World {
     /// Whether nothing is pending and nothing is new.
     pub fn is_settled(&self) -> bool {
         self.with(|state| {
-            state.consumer.pending().is_empty() && state.consumer.never_given(state.events.last()) == 0
+            let given = state.consumer.never_given(state.events.last()) == 0;
+            given && state.consumer.pending().is_empty() && state.copies.pending().is_empty()
         })
     }
 
@@ -314,7 +326,12 @@ impl World {
         state.over = true;
         let last = state.events.last();
         let new = last - state.consumer.never_given(last) + 1..=last;
-        let pending: Vec<u64> = state.consumer.pending().into_iter().chain(new).collect();
+        let mut pending: BTreeSet<u64> = state.consumer.pending().into_iter().chain(new).collect();
+        let state = &mut *state;
+        for copy in state.copies.pending() {
+            let id = copy.headers.get(EVENT_ID).and_then(|id| id.parse().ok());
+            pending.extend(id.and_then(|id: EventId| state.sequences.get(&id)));
+        }
         let pending =
             pending.into_iter().map(|event| Entry { at_ms, life: 0, what: What::Pending { event } });
         state.entries.extend(pending);
@@ -327,6 +344,11 @@ impl World {
 }
 
 impl State {
+    /// The consumer that a message was given from.
+    pub fn consumer_of(&mut self, receipt: &Receipt) -> &mut Consumer {
+        if receipt.returned.is_some() { &mut self.copies.consumer } else { &mut self.consumer }
+    }
+
     /// The sequence of the event with this id; 0 where there is none.
     pub fn sequence(&self, id: &EventId) -> u64 {
         self.sequences.get(id).copied().unwrap_or_default()

@@ -70,6 +70,8 @@ impl Life {
         let ends = [
             Counter::Acknowledged,
             Counter::Retried,
+            Counter::Parked,
+            Counter::PassedOn,
             Counter::DeadLettered,
             Counter::PutBack,
             Counter::LeftToBroker,
@@ -77,7 +79,7 @@ impl Life {
         let every = [&ends[..], &[Counter::GivenBack, Counter::CopiesHeld, Counter::CopiesDone]].concat();
         // Events that met a fault of the host or its end are put back too, unless their lease was lost.
         let faults = counted(&[Counter::HostFaults]);
-        let maybe = faults + counted(&[Counter::GivenBack]);
+        let maybe = faults + counted(&[Counter::GivenBack, Counter::PassedOn]);
         let rows = [
             ("acknowledgements", counted(&[Counter::Acknowledged]), self.acknowledged, 0),
             ("copies of settled events", counted(&[Counter::CopiesDone]), self.copies_done, 0),
