@@ -9,7 +9,7 @@ use crate::{
     broker::Broker,
     config::{
         self, Config, PluginConfig, StreamConfig,
-        checked::{Discard, Retention, Storage},
+        checked::{Batches, Discard, Retention, Storage},
     },
     counts::Counts,
     health::{self, Past},
@@ -24,8 +24,8 @@ use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Pause, Recorder, S
 use busway_transport::{
     ConsumerSettings, Ensured, Nats, NatsConfig, OwnStreams, SourceStatus, StreamSpec,
     nats::{
-        Batches, Discard as NatsDiscard, HistorySettings, Ownership, Retention as NatsRetention,
-        SourceCounters, Storage as NatsStorage,
+        Batches as NatsBatches, Discard as NatsDiscard, HistorySettings, Ownership,
+        Retention as NatsRetention, SourceCounters, Storage as NatsStorage,
     },
 };
 use prometheus_client::registry::Registry;
@@ -309,7 +309,11 @@ pub fn spec(stream: &StreamConfig) -> StreamSpec {
             Discard::New => NatsDiscard::New,
         },
         ownership: if stream.managed { Ownership::Managed } else { Ownership::Verified },
-        batches: Batches::WhereCheap,
+        batches: match stream.batches {
+            Batches::WhereCheap => NatsBatches::WhereCheap,
+            Batches::Always => NatsBatches::Always,
+            Batches::Never => NatsBatches::Never,
+        },
     }
 }
 

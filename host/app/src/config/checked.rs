@@ -138,6 +138,8 @@ pub struct StreamConfig {
     pub duplicate_window: Duration,
     /// How many servers keep it. Default 1.
     pub replicas: u32,
+    /// Whether it takes the outputs of an event as one atomic batch.
+    pub batches: Batches,
     /// Whether the host may create it; if not it is only verified.
     pub managed: bool,
 }
@@ -169,6 +171,17 @@ pub enum Discard {
     Old,
     /// It refuses the new one.
     New,
+}
+
+/// Whether a stream takes the outputs of an event as one atomic batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batches {
+    /// Where it costs little: in memory, or with more than one copy. The default.
+    WhereCheap,
+    /// Always, where the server can.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// A plugin and its subscriptions.

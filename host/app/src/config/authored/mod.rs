@@ -8,7 +8,9 @@ mod retry;
 mod subscribe;
 
 use super::{
-    checked::{Config, Discard, History, NatsSettings, Retention, SecretSource, Storage, StreamConfig},
+    checked::{
+        Batches, Config, Discard, History, NatsSettings, Retention, SecretSource, Storage, StreamConfig,
+    },
     reader::{Located, Section},
 };
 use busway_core::units::{ByteSize, parse_duration};
@@ -124,6 +126,8 @@ fn stream_section(stream: &Section<'_>) -> Option<StreamConfig> {
         ("work-queue", Retention::WorkQueue),
         ("interest", Retention::Interest),
     ];
+    let batches =
+        [("where-cheap", Batches::WhereCheap), ("always", Batches::Always), ("never", Batches::Never)];
     let discards = [("old", Discard::Old), ("new", Discard::New)];
     let name = stream_name(stream, "name");
     let spec = StreamConfig {
@@ -140,6 +144,7 @@ fn stream_section(stream: &Section<'_>) -> Option<StreamConfig> {
             .duration("duplicate_window")
             .map_or(Duration::from_secs(20 * 60), |window| duration_within(stream, &window, "2m", "1h")),
         replicas: stream.count("replicas").map_or(1, |replicas| within(stream, &replicas, 1..=5)),
+        batches: stream.choice("batches", &batches).map_or(Batches::WhereCheap, |choice| choice.value),
         managed: stream.flag("managed").is_none_or(|flag| flag.value),
         // Last: a key that was not read would be told as unknown.
         name: name?,
