@@ -13,9 +13,11 @@ use std::{path::Path, time::Duration};
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Messages that wait for one subscription; what comes on top is dropped and counted. Pulls ask for less than this.
 pub(super) const SUBSCRIPTION_CAPACITY: usize = 1024;
-/// The same for plain subjects. The library reads many messages at once before anybody can take one, and a burst is to be
-/// counted by the binding's own bounds, not by the library's.
-const CORE_SUBSCRIPTION_CAPACITY: usize = 16_384;
+/// The same for plain subjects, where every loss is to be counted, and the library tells of no more than 128 at a time. It
+/// reads up to 8 MiB (128 times its buffer of 64 KiB) before it lets anybody take a message, which is about 200,000 of the
+/// smallest ones; with room for more than that, what is too much is shed and counted by the binding's own bounds. Room that
+/// is not used takes no memory.
+const CORE_SUBSCRIPTION_CAPACITY: usize = 262_144;
 /// How long one try to connect may take, handshakes included.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 

@@ -143,8 +143,10 @@ async fn a_burst_is_counted_to_the_last_message() -> Result<()> {
         bed.client.publish("in.a", n.to_string().into()).await?;
     }
     bed.client.flush().await?;
-    let health = bed.nats.health(Role::Core);
-    until(|| count(&open.counters.shed) + health.borrow().slow_consumer_drops == 30_000 - 1_024).await
+    until(|| count(&open.counters.shed) == 30_000 - 1_024).await?;
+    // Nothing is left to the client library, which does not tell of every loss.
+    assert_eq!(bed.nats.health(Role::Core).borrow().slow_consumer_drops, 0);
+    Ok(())
 }
 
 #[tokio::test]
