@@ -276,3 +276,25 @@ async fn what_the_broker_tells_of_terminated_events_is_kept() -> Result<()> {
     assert!(String::from_utf8_lossy(&kept.payload).contains("dead-lettered:trap"));
     Ok(())
 }
+
+#[tokio::test]
+async fn an_operators_own_stream_of_advisories_is_no_reason_not_to_start_and_a_limit_on_events_is()
+-> Result<()> {
+    let server = busway_testkit::nats::NatsServer::start()?;
+    let jetstream = async_nats::jetstream::new(async_nats::connect(server.url()).await?);
+    let theirs = async_nats::jetstream::stream::Config {
+        name: "THEIRS".into(),
+        subjects: vec!["$JS.EVENT.ADVISORY.>".into()],
+        ..Default::default()
+    };
+    jetstream.create_stream(theirs).await?;
+    let nats = Nats::connect(&busway_transport::NatsConfig::new(server.url())).await?;
+    nats.ensure_own_streams(Default::default()).await?;
+    assert!(jetstream.get_stream("BUSWAY_ADVISORIES").await.is_err());
+    let mut again = jetstream.get_stream("BUSWAY_AGAIN").await?.cached_info().config.clone();
+    again.max_bytes = 1 << 20;
+    jetstream.update_stream(again).await?;
+    let refused = nats.ensure_own_streams(Default::default()).await.err().context("a refusal")?;
+    assert!(refused.to_string().contains("max_bytes is 1048576, wanted -1"), "{refused}");
+    Ok(())
+}
