@@ -43,7 +43,7 @@ async fn last_sequence(bed: &Bed) -> Result<u64> {
 
 fn assert_same(back: &Delivery, original: &Delivery) {
     let (Content::Message(was), Content::Message(is)) = (&original.content, &back.content) else {
-        panic!("{back:?}")
+        unreachable!("both can be read: {back:?}")
     };
     assert_eq!((&is.subject, &is.payload), (&was.subject, &was.payload));
     let lines = |message: &busway_core::Message| {
@@ -160,15 +160,15 @@ async fn a_message_that_somebody_else_sends_there_is_no_event() -> Result<()> {
     Ok(())
 }
 
-fn letter(delivery: &Delivery, plugin: &str) -> DeadLetter {
-    let (name, digest) = (plugin.parse().unwrap(), Digest::of(b"plugin"));
+fn letter(delivery: &Delivery, plugin: &str) -> Result<DeadLetter> {
+    let (name, digest) = (plugin.parse()?, Digest::of(b"plugin"));
     let writer = Writer { plugin: &name, digest: &digest, host: "h", now_ms: 1, behind: None };
     let failure = Failure::new(FailureClass::Trap, "unreachable", "boom");
-    DeadLetter::compose(&writer, delivery, &failure, &AttemptRecord::default(), "00-a-b-00")
+    Ok(DeadLetter::compose(&writer, delivery, &failure, &AttemptRecord::default(), "00-a-b-00"))
 }
 
 async fn dead(bed: &Bed, delivery: &Delivery, plugin: &str) -> Result<StoredLetter> {
-    let stored = bed.nats.publisher().dead_letter(&letter(delivery, plugin)).await?;
+    let stored = bed.nats.publisher().dead_letter(&letter(delivery, plugin)?).await?;
     Ok(bed.nats.dead_letters().get(stored.sequence).await?)
 }
 
