@@ -6,6 +6,7 @@
 
 use super::{
     connect::Line,
+    refusal,
     seen::SEEN_BUCKET,
     topology::{self, Difference, TopologyError, compare},
     version::{SCHEDULES, Version},
@@ -45,30 +46,42 @@ const ADVISORIES_MAX_BYTES: i64 = 64 << 20;
 /// The shortest memory of ids that a stream can have.
 const DUPLICATE_WINDOW_MIN: Duration = Duration::from_millis(100);
 
-/// Makes Busway's own streams, or compares those that are there.
+/// Makes Busway's own streams, or compares those that are there. What only repeats what the broker says is no reason not to
+/// start: an operator may have a stream of advisories already, and the broker lets no two streams have the same subject.
 pub(super) async fn ensure(line: &Line, own: OwnStreams) -> Result<(), TopologyError> {
-    let schedules = Version::of(line) >= SCHEDULES;
-    for mut config in own.configs() {
-        config.allow_message_schedules = config.name == AGAIN_STREAM && schedules;
-        let failed = |source| TopologyError::Api { stream: config.name.clone(), source };
-        if topology::info(line, &config.name).await.map_err(failed)?.is_none() {
-            topology::create(line, &config).await.map_err(failed)?;
+    for config in own.configs() {
+        let is_needed = config.name != ADVISORIES_STREAM;
+        match ensure_one(line, config).await {
+            Err(why) if !is_needed => {
+                let why = refusal::chain(&why);
+                warn!(%why, "the broker's advisories are not kept in {ADVISORIES_STREAM}");
+            }
+            ensured => ensured?,
         }
-        let Some(info) = topology::info(line, &config.name).await.map_err(failed)? else {
-            return Err(TopologyError::Missing { stream: config.name.clone() });
-        };
-        let differences = differences(&config, &info.config);
-        if !differences.is_empty() {
-            return Err(TopologyError::Differs { stream: config.name, differences });
-        }
-        if config.allow_message_schedules && !info.config.allow_message_schedules {
-            // It was made by an older broker.
-            let updated = Config { allow_message_schedules: true, ..info.config.clone() };
-            topology::update(line, &updated).await.map_err(failed)?;
-        }
-        if config.name == HISTORY_STREAM {
-            tell_limits(&info.config, &config);
-        }
+    }
+    Ok(())
+}
+
+async fn ensure_one(line: &Line, mut config: Config) -> Result<(), TopologyError> {
+    config.allow_message_schedules = config.name == AGAIN_STREAM && Version::of(line) >= SCHEDULES;
+    let failed = |source| TopologyError::Api { stream: config.name.clone(), source };
+    if topology::info(line, &config.name).await.map_err(failed)?.is_none() {
+        topology::create(line, &config).await.map_err(failed)?;
+    }
+    let Some(info) = topology::info(line, &config.name).await.map_err(failed)? else {
+        return Err(TopologyError::Missing { stream: config.name.clone() });
+    };
+    let differences = differences(&config, &info.config);
+    if !differences.is_empty() {
+        return Err(TopologyError::Differs { stream: config.name, differences });
+    }
+    if config.allow_message_schedules && !info.config.allow_message_schedules {
+        // It was made by an older broker.
+        let updated = Config { allow_message_schedules: true, ..info.config.clone() };
+        topology::update(line, &updated).await.map_err(failed)?;
+    }
+    if config.name == HISTORY_STREAM {
+        tell_limits(&info.config, &config);
     }
     Ok(())
 }
@@ -79,8 +92,14 @@ pub(super) fn differences(wanted: &Config, is: &Config) -> Vec<Difference> {
     compare(&mut differences, "subjects", &is.subjects, &wanted.subjects);
     compare(&mut differences, "retention", &is.retention, &wanted.retention);
     compare(&mut differences, "discard", &is.discard, &wanted.discard);
-    let (per_subject, wanted) = (is.max_messages_per_subject, wanted.max_messages_per_subject);
-    compare(&mut differences, "max_msgs_per_subject", &per_subject, &wanted);
+    let per_subject = wanted.max_messages_per_subject;
+    compare(&mut differences, "max_msgs_per_subject", &is.max_messages_per_subject, &per_subject);
+    if wanted.retention == RetentionPolicy::WorkQueue {
+        // Any limit would delete events.
+        compare(&mut differences, "max_bytes", &is.max_bytes, &wanted.max_bytes);
+        compare(&mut differences, "max_msgs", &is.max_messages, &wanted.max_messages);
+        compare(&mut differences, "max_age", &is.max_age, &wanted.max_age);
+    }
     differences
 }
 

@@ -43,7 +43,7 @@ async fn last_sequence(bed: &Bed) -> Result<u64> {
 
 fn assert_same(back: &Delivery, original: &Delivery) {
     let (Content::Message(was), Content::Message(is)) = (&original.content, &back.content) else {
-        panic!("{back:?}")
+        unreachable!("both can be read: {back:?}")
     };
     assert_eq!((&is.subject, &is.payload), (&was.subject, &was.payload));
     let lines = |message: &busway_core::Message| {
@@ -160,15 +160,15 @@ async fn a_message_that_somebody_else_sends_there_is_no_event() -> Result<()> {
     Ok(())
 }
 
-fn letter(delivery: &Delivery, plugin: &str) -> DeadLetter {
-    let (name, digest) = (plugin.parse().unwrap(), Digest::of(b"plugin"));
+fn letter(delivery: &Delivery, plugin: &str) -> Result<DeadLetter> {
+    let (name, digest) = (plugin.parse()?, Digest::of(b"plugin"));
     let writer = Writer { plugin: &name, digest: &digest, host: "h", now_ms: 1, behind: None };
     let failure = Failure::new(FailureClass::Trap, "unreachable", "boom");
-    DeadLetter::compose(&writer, delivery, &failure, &AttemptRecord::default(), "00-a-b-00")
+    Ok(DeadLetter::compose(&writer, delivery, &failure, &AttemptRecord::default(), "00-a-b-00"))
 }
 
 async fn dead(bed: &Bed, delivery: &Delivery, plugin: &str) -> Result<StoredLetter> {
-    let stored = bed.nats.publisher().dead_letter(&letter(delivery, plugin)).await?;
+    let stored = bed.nats.publisher().dead_letter(&letter(delivery, plugin)?).await?;
     Ok(bed.nats.dead_letters().get(stored.sequence).await?)
 }
 
@@ -274,5 +274,27 @@ async fn what_the_broker_tells_of_terminated_events_is_kept() -> Result<()> {
     })
     .await?;
     assert!(String::from_utf8_lossy(&kept.payload).contains("dead-lettered:trap"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_operators_own_stream_of_advisories_is_no_reason_not_to_start_and_a_limit_on_events_is()
+-> Result<()> {
+    let server = busway_testkit::nats::NatsServer::start()?;
+    let jetstream = async_nats::jetstream::new(async_nats::connect(server.url()).await?);
+    let theirs = async_nats::jetstream::stream::Config {
+        name: "THEIRS".into(),
+        subjects: vec!["$JS.EVENT.ADVISORY.>".into()],
+        ..Default::default()
+    };
+    jetstream.create_stream(theirs).await?;
+    let nats = Nats::connect(&busway_transport::NatsConfig::new(server.url())).await?;
+    nats.ensure_own_streams(Default::default()).await?;
+    assert!(jetstream.get_stream("BUSWAY_ADVISORIES").await.is_err());
+    let mut again = jetstream.get_stream("BUSWAY_AGAIN").await?.cached_info().config.clone();
+    again.max_bytes = 1 << 20;
+    jetstream.update_stream(again).await?;
+    let refused = nats.ensure_own_streams(Default::default()).await.err().context("a refusal")?;
+    assert!(refused.to_string().contains("max_bytes is 1048576, wanted -1"), "{refused}");
     Ok(())
 }
