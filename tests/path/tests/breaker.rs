@@ -1,6 +1,10 @@
 //! Breakers and pauses: what does not run stays where it is, and no attempt is burnt.
 
-use busway_core::{Binding, FailureClass, binding::BreakerPolicy, port::PublishError};
+use busway_core::{
+    Binding, FailureClass,
+    binding::{Behind, BreakerPolicy, Ordering},
+    port::PublishError,
+};
 use busway_dispatch::{Host, Pause};
 use busway_path_tests::{ACK_WAIT, TestHost, binding};
 use busway_testkit::{memory::MemoryBroker, scripted::Step};
@@ -189,4 +193,26 @@ async fn the_bindings_of_one_plugin_share_its_breaker() {
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(second.handler.calls().is_empty());
     second.broker.all_settled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_order_is_kept_an_open_breaker_burns_no_attempt_and_nothing_is_overtaken() {
+    let mut binding = binding();
+    binding.ordering = Ordering::Strict { behind: Behind::Block };
+    binding.retry.attempts = 6;
+    binding.breaker = BreakerPolicy { calls: 4, open: Duration::from_secs(300), ..BreakerPolicy::default() };
+    let host = start(binding, failures(5).into_iter().chain([Step::Ok]));
+    for _ in 0..10 {
+        host.broker.publish("orders.created", &[], "{}");
+    }
+    called(&host, 4).await;
+    tokio::time::sleep(Duration::from_secs(290)).await;
+    assert_eq!(host.handler.calls().len(), 4);
+    host.broker.all_settled().await;
+    let mut expected: Vec<u64> = vec![1; 5];
+    expected.extend(1..=10);
+    let ran = host.handler.calls().into_iter().filter_map(|call| Some(call.event.position?.sequence));
+    assert_eq!(ran.collect::<Vec<_>>(), expected);
+    assert_eq!(host.handler.attempts().iter().max(), Some(&6));
+    assert!(host.broker.dead_letters().is_empty(), "five runs failed of the six that it has");
 }

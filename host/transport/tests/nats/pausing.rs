@@ -83,3 +83,19 @@ async fn what_is_not_there_can_not_be_paused() -> Result<()> {
     assert_eq!(bed.nats.consumer_state("EVENTS", "busway-p").await?, None);
     Ok(())
 }
+
+#[tokio::test]
+async fn without_room_nothing_is_asked_for_and_what_was_asked_for_before_still_comes() -> Result<()> {
+    let bed = Bed::new().await?;
+    let mut open = bed.open(&binding("p", &["in.>"])).await?;
+    let asked = tokio::time::timeout(Duration::from_secs(2), open.source.next(8)).await;
+    ensure!(asked.is_err(), "there was nothing to come");
+    bed.store("in.a", (0..20).map(|n| n.to_string())).await?;
+    for n in 0..8 {
+        assert_eq!(payload(&next(&mut open.source, 0).await?), n.to_string());
+    }
+    let more = tokio::time::timeout(Duration::from_secs(1), open.source.next(0)).await;
+    ensure!(more.is_err(), "eight were asked for: {more:?}");
+    assert_eq!(payload(&next(&mut open.source, 1).await?), "8");
+    Ok(())
+}
