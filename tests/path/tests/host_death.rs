@@ -183,6 +183,45 @@ async fn a_death_from_outside_with_many_in_flight_convicts_nobody_however_often(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_that_is_known_to_be_killed_from_outside_wants_two_deaths_alone() {
+    // A first death, after which all that ran has run alone and ended.
+    let (broker, left) = after_one_death(2).await;
+    let (host, opened) = open(left.path());
+    assert_eq!(opened.suspects, 2);
+    let cleared = start(host, broker.clone(), [Step::Ok]);
+    broker.all_settled().await;
+    cleared.quiet().await;
+    // A second one, with another event.
+    broker.publish("orders.created", &[], "{}");
+    let mut left = as_left(&left);
+    cleared.drain(Duration::from_secs(1)).await;
+    for (death, suspects, convicted) in [(2, 0, 0), (3, 1, 0), (4, 1, 0), (5, 1, 1)] {
+        let (host, opened) = open(left.path());
+        assert_eq!((opened.suspects, opened.convicted.len()), (suspects, convicted), "after death {death}");
+        let next = start(host, broker.clone(), [LONG]);
+        if convicted == 0 {
+            called(&next, 1).await;
+        } else {
+            broker.all_settled().await;
+        }
+        left = as_left(&left);
+        next.drain(Duration::ZERO).await;
+    }
+    assert_eq!(broker.dead_letters().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspect_whose_run_is_given_up_stays_one() {
+    let (broker, left) = after_one_death(1).await;
+    let (host, _) = open(left.path());
+    let stopped = start(host, broker.clone(), [LONG]);
+    called(&stopped, 1).await;
+    stopped.drain(Duration::ZERO).await;
+    let found = open(as_left(&left).path()).1;
+    assert_eq!((found.suspects, found.convicted.len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_version_of_the_plugin_is_not_convicted_by_what_the_old_one_did() {
     let (broker, left) = after_one_death(1).await;
     let (host, _) = open(left.path());

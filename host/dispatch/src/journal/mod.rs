@@ -7,10 +7,14 @@
 //!
 //! Notes that are found at a start are of *suspects*: one of them may have ended the host. A suspect runs alone, with every
 //! slot of the host held for it. If the host dies again then, that event did it: it is *convicted*, becomes a dead letter
-//! without another run, and its version of the plugin is quarantined. Whoever kills the host from outside makes suspects,
-//! and convicts one only by doing it again while that one runs alone. A first death counts no attempt.
+//! without another run, and its version of the plugin is quarantined. A first death counts no attempt.
 //!
-//! A host that is stopped leaves no notes, however it is stopped.
+//! Whoever kills the host from outside makes suspects, and would convict one by doing it again while that one runs alone. So
+//! a host that is known to be killed from outside wants more proof. It is known by a death after which every suspect has run
+//! alone and ended, or while nothing ran at all: for an hour after that an event is convicted only when the host died
+//! twice while it ran alone.
+//!
+//! A host that is stopped leaves no notes, however it is stopped; only what was a suspect before stays one until it has run.
 
 mod open;
 mod slot;
@@ -18,7 +22,7 @@ mod slot;
 pub use open::{JournalError, Opened};
 
 use busway_core::{Digest, EventId, Failure, FailureClass, PluginName};
-use slot::{BYTES, Record, State};
+use slot::{BYTES, Head, Record, State};
 use std::{
     collections::HashMap,
     fs::File,
@@ -40,6 +44,7 @@ pub struct Journal {
     marked: Mutex<HashMap<Key, Mark>>,
     /// How many are marked, so that the usual case takes no lock.
     marks: AtomicUsize,
+    head: Mutex<Head>,
     stopped: AtomicBool,
     told: AtomicBool,
 }
@@ -88,14 +93,36 @@ struct Mark {
     slot: u32,
     digest: Digest,
     is_convicted: bool,
+    alone: u8,
+    death: u16,
 }
 
-/// A note that an event is in a guest. Taken away when it is dropped.
+/// A note that an event is in a guest. Taken away when it is dropped; a suspect stays one then, unless its run has ended.
 #[derive(Debug)]
 pub(crate) struct Noted<'a> {
     journal: &'a Journal,
     slot: u32,
-    marked: Option<Key>,
+    note: Note,
+}
+
+/// What a note says.
+#[derive(Debug)]
+enum Note {
+    /// It runs beside others.
+    Beside,
+    /// It is a suspect and runs alone.
+    Alone(Key),
+    /// It has ended.
+    Gone,
+}
+
+/// Why an event is no suspect any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cleared {
+    /// It ran alone, and the host lives.
+    Ran,
+    /// It came to an end in another way.
+    Ended,
 }
 
 impl Suspect<'_> {
@@ -136,11 +163,12 @@ impl Journal {
         }
         let key = (self.marks.load(Ordering::Acquire) > 0).then(|| suspect.key());
         let mark = key.as_ref().and_then(|key| self.marked().get(key).cloned());
-        let (slot, state, marked) = match mark {
-            Some(mark) => (mark.slot, State::Alone, key),
-            None => (self.free().pop()?, State::Running, None),
+        let marked = key.zip(mark);
+        let (slot, standing) = match &marked {
+            Some((_, mark)) => (mark.slot, mark.standing(State::Alone)),
+            None => (self.free().pop()?, slot::Standing { state: State::Running, alone: 0, death: 0 }),
         };
-        let record = suspect.record(slot::checksum(suspect.durable.as_bytes())).encode(state);
+        let record = suspect.record(slot::checksum(suspect.durable.as_bytes())).encode(standing);
         if let Err(why) = self.file.write_all_at(&record, place(slot)) {
             if !self.told.swap(true, Ordering::Relaxed) {
                 warn!(%why, "the in-flight journal can't be written; what kills this host will not be recognised");
@@ -150,13 +178,14 @@ impl Journal {
             }
             return None;
         }
-        Some(Noted { journal: self, slot, marked })
+        let note = marked.map_or(Note::Beside, |(key, _)| Note::Alone(key));
+        Some(Noted { journal: self, slot, note })
     }
 
     /// The event has come to an end, wherever it ran.
     pub(crate) fn forget(&self, suspect: &Suspect<'_>) {
         if self.marks.load(Ordering::Acquire) > 0 {
-            self.unmark(&suspect.key());
+            self.unmark(&suspect.key(), Cleared::Ended);
         }
     }
 
@@ -169,6 +198,7 @@ impl Journal {
     /// The host stops: nothing that runs now is a suspect, and nothing is noted from now on.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
+        self.change_head(|head| head.runs = false);
         let mut states = vec![0; BYTES];
         let slots = self.file.metadata().map_or(0, |about| about.len() / BYTES as u64).saturating_sub(1);
         for slot in 0..u32::try_from(slots).unwrap_or(u32::MAX) {
@@ -183,12 +213,35 @@ impl Journal {
         }
     }
 
-    fn unmark(&self, key: &Key) {
-        let Some(mark) = self.marked().remove(key) else { return };
+    fn unmark(&self, key: &Key, cleared: Cleared) {
+        let mut marked = self.marked();
+        let Some(mark) = marked.remove(key) else { return };
+        let mut others = marked.values_mut().filter(|other| other.death == mark.death);
+        let from_outside = match cleared {
+            Cleared::Ran => mark.death > 0 && !mark.is_convicted && others.next().is_none(),
+            // It can't be known any more whether one of them did it.
+            Cleared::Ended => {
+                others.for_each(|other| other.death = 0);
+                false
+            }
+        };
+        drop(marked);
         self.marks.fetch_sub(1, Ordering::AcqRel);
+        if from_outside {
+            self.change_head(|head| head.outside_ms = now_ms());
+            info!("the host was ended from outside: all that ran when it died has run alone since");
+        }
         self.set(mark.slot, State::Free);
         self.free().push(mark.slot);
         info!(event = %key.0, "no longer suspected of having ended the host");
+    }
+
+    fn change_head(&self, change: impl FnOnce(&mut Head)) {
+        let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut head);
+        if let Err(why) = self.file.write_all_at(&head.bytes(), 0) {
+            warn!(%why, "the in-flight journal can't be written");
+        }
     }
 
     fn set(&self, slot: u32, state: State) {
@@ -208,11 +261,29 @@ impl Journal {
     }
 }
 
+impl Mark {
+    fn standing(&self, state: State) -> slot::Standing {
+        slot::Standing { state, alone: self.alone, death: self.death }
+    }
+}
+
+impl Noted<'_> {
+    /// The run has ended, and the host lives.
+    pub(crate) fn ended(mut self) {
+        if let Note::Alone(key) = &self.note {
+            self.journal.unmark(key, Cleared::Ran);
+            // Its slot is free already, and may be another's.
+            self.note = Note::Gone;
+        }
+    }
+}
+
 impl Drop for Noted<'_> {
     fn drop(&mut self) {
-        match self.marked.take() {
-            Some(key) => self.journal.unmark(&key),
-            None => {
+        match self.note {
+            Note::Gone => {}
+            Note::Alone(_) => self.journal.set(self.slot, State::Suspect),
+            Note::Beside => {
                 self.journal.set(self.slot, State::Free);
                 self.journal.free().push(self.slot);
             }

@@ -2,7 +2,7 @@
 
 use super::{
     Convicted, Journal, Mark, now_ms, place,
-    slot::{self, BYTES, MAGIC, Record, State},
+    slot::{BYTES, Head, MAGIC, Record, Standing, State},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -22,6 +22,10 @@ use tracing::warn;
 const NAME: &str = "inflight";
 /// Suspects that are kept at most; the rest is forgotten.
 const MARKS_MAX: usize = 1024;
+/// For so long after a death from outside it takes two deaths alone to convict.
+const OUTSIDE: Duration = Duration::from_secs(3600);
+/// Deaths while it ran alone that convict an event, when deaths come from outside as well.
+const ALONE_MAX: u8 = 2;
 /// A suspect that was not given to this host for so long has come to an end elsewhere.
 const SUSPECTED_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -65,6 +69,7 @@ struct Found {
     convicted: Vec<Convicted>,
     damaged: usize,
     slots: u32,
+    head: Head,
 }
 
 impl Journal {
@@ -94,7 +99,8 @@ impl Journal {
         if !is_ours {
             file.set_len(0).map_err(unusable)?;
         }
-        file.write_all_at(&slot::header(), 0).map_err(unusable)?;
+        let head = Head { runs: true, ..found.head };
+        file.write_all_at(&head.bytes(), 0).map_err(unusable)?;
         let slots = concurrency.max(1).saturating_add(found.taken.len() as u32).max(found.slots);
         // Written and not only sized, so that a disk that fills up later does not matter.
         for slot in found.slots..slots {
@@ -105,6 +111,7 @@ impl Journal {
         let journal = Self {
             file,
             free: Mutex::new(free),
+            head: Mutex::new(head),
             marks: AtomicUsize::new(suspects),
             marked: Mutex::new(found.marked),
             stopped: AtomicBool::new(false),
@@ -116,16 +123,20 @@ impl Journal {
 
 /// Reads every slot, and turns what ran into suspects and what ran alone into convicts.
 fn look(file: &File, bytes: &[u8]) -> io::Result<Found> {
-    let mut found = Found::default();
+    let mut found = Found { head: Head::of(bytes), ..Found::default() };
+    found.head.death = found.head.death.checked_add(1).unwrap_or(1);
+    let is_recent = now_ms().saturating_sub(found.head.outside_ms) < OUTSIDE.as_millis() as u64;
+    let alone_max = if is_recent { ALONE_MAX } else { 1 };
+    let mut ran = 0;
     let oldest = now_ms().saturating_sub(SUSPECTED_MAX.as_millis() as u64);
     for (number, bytes) in bytes.chunks(BYTES).skip(1).enumerate() {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         found.slots = number.saturating_add(1);
-        let state = bytes.first().and_then(|byte| State::of(*byte));
-        if state == Some(State::Free) && bytes.len() == BYTES {
+        let before = Standing::of(bytes);
+        if before.is_some_and(|before| before.state == State::Free) && bytes.len() == BYTES {
             continue;
         }
-        let (Some(state), Some(record)) = (state, Record::decode(bytes)) else {
+        let (Some(before), Some(record)) = (before, Record::decode(bytes)) else {
             found.damaged += 1;
             file.write_all_at(&[0; BYTES], place(number))?;
             continue;
@@ -134,21 +145,40 @@ fn look(file: &File, bytes: &[u8]) -> io::Result<Found> {
             file.write_all_at(&[State::Free as u8], place(number))?;
             continue;
         }
-        let is_convicted = matches!(state, State::Alone | State::Convicted);
-        let next = if is_convicted { State::Convicted } else { State::Suspect };
-        file.write_all_at(&[next as u8], place(number))?;
-        let mark = Mark { slot: number, digest: record.digest, is_convicted };
+        ran += usize::from(matches!(before.state, State::Running | State::Alone));
+        let after = after_death(before, found.head.death, alone_max);
+        file.write_all_at(&after.bytes(), place(number))?;
+        let is_convicted = after.state == State::Convicted;
+        let Standing { alone, death, .. } = after;
+        let mark = Mark { slot: number, digest: record.digest, is_convicted, alone, death };
         if let Some(double) = found.marked.insert((record.event.clone(), record.binding), mark) {
             file.write_all_at(&[State::Free as u8], place(double.slot))?;
             found.taken.remove(&double.slot);
         }
         found.taken.insert(number);
-        if state == State::Alone {
+        if is_convicted && before.state == State::Alone {
             let Record { plugin, digest, event, stream, sequence, .. } = record;
             found.convicted.push(Convicted { plugin, digest, event, stream, sequence });
         }
     }
+    // It died, and nothing ran: that was nobody's guest.
+    if found.head.runs && ran == 0 {
+        found.head.outside_ms = now_ms();
+    }
     Ok(found)
+}
+
+/// What a slot says after the death of the host.
+fn after_death(before: Standing, death: u16, alone_max: u8) -> Standing {
+    match before.state {
+        State::Free | State::Suspect | State::Convicted => before,
+        State::Running => Standing { state: State::Suspect, alone: 0, death },
+        State::Alone => {
+            let alone = before.alone.saturating_add(1);
+            let state = if alone >= alone_max { State::Convicted } else { State::Suspect };
+            Standing { state, alone, death }
+        }
+    }
 }
 
 /// Keeps a copy of a file that can't be read whole. That it can't be kept either is no reason not to start.

@@ -6,7 +6,9 @@
 //!                     56  event id (52)                        172  stream, cut at 84 bytes
 //!                    108  plugin (48)
 //! ```
-//! Numbers are little-endian, texts padded with zeros. The checksum covers everything from 16 on, and not the state: the
+//! Byte 1 counts the deaths while the event ran alone, 2 and 3 number the latest death that it was in; they change with the
+//! state. The header holds, after its first line: 64 whether a host runs, 66 the number of the latest death, 72 when a death
+//! was last known to have come from outside. Numbers are little-endian, texts padded with zeros. The checksum covers everything from 16 on, and not the state: the
 //! state changes by writing one byte.
 
 use busway_core::{Digest, EventId, PluginName};
@@ -32,6 +34,27 @@ pub(super) enum State {
     Convicted = 4,
 }
 
+/// What changes about a slot without its record: the first four bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub state: State,
+    /// Deaths of the host while it ran alone.
+    pub alone: u8,
+    /// The latest death that it was in; 0 where that says nothing any more.
+    pub death: u16,
+}
+
+/// What the header holds besides its first line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Whether a host runs, or died.
+    pub runs: bool,
+    /// The number of the latest death.
+    pub death: u16,
+    /// When a death was last known to have come from outside, in milliseconds since the Unix epoch.
+    pub outside_ms: u64,
+}
+
 /// What a slot holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
@@ -53,15 +76,43 @@ impl State {
     }
 }
 
-/// The header, padded.
-pub(super) fn header() -> [u8; BYTES] {
-    let mut bytes = [0; BYTES];
-    put(&mut bytes, 0, MAGIC);
-    bytes
+impl Standing {
+    pub(super) fn bytes(self) -> [u8; 4] {
+        let [low, high] = self.death.to_le_bytes();
+        [self.state as u8, self.alone, low, high]
+    }
+
+    /// None where the first byte is no state.
+    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+        let [state, alone, low, high]: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
+        Some(Self { state: State::of(state)?, alone, death: u16::from_le_bytes([low, high]) })
+    }
+}
+
+impl Head {
+    /// The whole header, padded.
+    pub(super) fn bytes(self) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
+        put(&mut bytes, 0, MAGIC);
+        put(&mut bytes, 64, &[u8::from(self.runs)]);
+        put(&mut bytes, 66, &self.death.to_le_bytes());
+        put(&mut bytes, 72, &self.outside_ms.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        let death = bytes.get(66..68).and_then(|bytes| bytes.try_into().ok()).map(u16::from_le_bytes);
+        Self {
+            runs: bytes.get(64) == Some(&1),
+            death: death.unwrap_or_default(),
+            outside_ms: number(72).unwrap_or_default(),
+        }
+    }
 }
 
 impl Record {
-    pub(super) fn encode(&self, state: State) -> [u8; BYTES] {
+    pub(super) fn encode(&self, standing: Standing) -> [u8; BYTES] {
         let mut bytes = [0; BYTES];
         put(&mut bytes, 16, &self.started_ms.to_le_bytes());
         put(&mut bytes, 24, self.digest.as_bytes());
@@ -73,7 +124,7 @@ impl Record {
         put(&mut bytes, 172, stream.get(..84).unwrap_or(stream));
         let sum = checksum(bytes.get(16..).unwrap_or_default());
         put(&mut bytes, 8, &sum.to_le_bytes());
-        put(&mut bytes, 0, &[state as u8]);
+        put(&mut bytes, 0, &standing.bytes());
         bytes
     }
 
@@ -137,15 +188,16 @@ mod tests {
     fn a_record_reads_back_whatever_its_state() {
         let expected = Record { stream: "S".repeat(84), ..record() };
         for state in [State::Running, State::Suspect, State::Alone, State::Convicted] {
-            let bytes = record().encode(state);
-            assert_eq!(State::of(bytes[0]), Some(state));
+            let standing = Standing { state, alone: 1, death: 300 };
+            let bytes = record().encode(standing);
+            assert_eq!(Standing::of(&bytes), Some(standing));
             assert_eq!(Record::decode(&bytes), Some(expected.clone()));
         }
     }
 
     #[test]
     fn a_record_that_is_not_whole_is_none() {
-        let bytes = record().encode(State::Running);
+        let bytes = record().encode(Standing { state: State::Running, alone: 0, death: 0 });
         for at in 8..BYTES {
             let mut torn = bytes;
             torn[at] ^= 0x20;
@@ -153,6 +205,9 @@ mod tests {
         }
         assert_eq!(Record::decode(&bytes[..100]), None);
         assert_eq!(Record::decode(&[0; BYTES]), None);
-        assert_eq!(State::of(9), None);
+        assert_eq!(Standing::of(&[9, 0, 0, 0]), None);
+        let head = Head { runs: true, death: 300, outside_ms: 1_700_000_000_000 };
+        assert_eq!(Head::of(&head.bytes()), head);
+        assert_eq!(Head::of(MAGIC), Head::default());
     }
 }
