@@ -10,7 +10,7 @@ use crate::{
     settle::{self, Settled},
     slots::Slot,
 };
-use busway_core::{AttemptRecord, Delivery, LogLine, Outcome, Refusal, Used, Verdict, dead_letter};
+use busway_core::{AttemptRecord, Delivery, LogLine, Outcome, Ran, Refusal, Used, Verdict, dead_letter};
 
 /// Walks one delivery from its arrival to its settlement, and says what that was.
 pub(crate) async fn process(lane: &Lane, delivery: &Delivery, slot: Slot) -> Settled {
@@ -143,7 +143,8 @@ async fn attempt(lane: &Lane, delivery: &Delivery, history: &AttemptRecord) -> A
     };
     let noted = lane.note(&delivery.receipt);
     let report = invoke::call(lane, &delivery.receipt, &admitted, history.next()).await;
-    if let Some(noted) = noted {
+    // A run that was given up proves nothing of a suspect.
+    if let (Some(noted), Ran::Ok(_) | Ran::Failed(_)) = (noted, &report.ran) {
         noted.ended();
     }
     let outcome = release::outputs(lane, &admitted, &delivery.receipt, history.next(), report.ran).await;
