@@ -360,7 +360,7 @@ fn mixed(salt: u64) -> Plan {
             0 => Act::Reject,
             1 => Act::Fail(time),
             2 | 3 if attempt == 1 => Act::Fail(time),
-            4 if attempt < 3 && hash % 2 == 0 => Act::Fail(time),
+            4 if attempt < 3 && hash.is_multiple_of(2) => Act::Fail(time),
             _ => Act::Done(time),
         }
     })
