@@ -201,3 +201,18 @@ async fn an_event_that_was_redriven_for_another_version_is_put_back_uncounted() 
     host.broker.all_settled().await;
     assert_eq!(host.handler.attempts(), [1, 1]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_which_nobody_knows_whether_it_is_stored_is_asked_for_again_and_the_event_is_not_run_meanwhile()
+ {
+    let host = patient([Step::Fail(FailureClass::Retry), Step::Ok]);
+    let unknown = ParkError::NotStored(PublishError::Unreachable("no answer".into()));
+    host.broker.answer_parks([Err(unknown)]);
+    let log = run(&host).await;
+    let expected =
+        ["record 1 failed", "park after 1 failed for 60000 ms (refused)", "put back 1 for 5000 ms"];
+    assert_eq!(log[..3], expected);
+    assert!(log[3].starts_with("park after 1 failed for "), "{log:?}");
+    assert_eq!(log[4..], ["ack 1", "ack copy 1"]);
+    assert_eq!(host.handler.attempts(), [1, 2]);
+}

@@ -180,6 +180,8 @@ pub enum What {
     Told {
         /// On this event.
         event: u64,
+        /// Which message of it: 0 is the one in the stream, others are the copies that came back.
+        message: u64,
         /// Which.
         operation: Operation,
         /// What it was told.

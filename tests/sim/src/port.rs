@@ -39,13 +39,15 @@ impl Port {
         Self { world, life, active }
     }
 
-    fn told<T, E>(&self, event: u64, operation: Operation, answer: Result<T, E>) -> Result<T, E> {
-        self.note_told(event, operation, if answer.is_ok() { Answer::Ok } else { Answer::Failed });
+    fn told<T, E>(&self, receipt: &Receipt, operation: Operation, answer: Result<T, E>) -> Result<T, E> {
+        self.note_told(receipt, operation, if answer.is_ok() { Answer::Ok } else { Answer::Failed });
         answer
     }
 
-    fn note_told(&self, event: u64, operation: Operation, answer: Answer) {
-        self.world.note(self.life.number(), What::Told { event, operation, answer });
+    fn note_told(&self, receipt: &Receipt, operation: Operation, answer: Answer) {
+        let event = self.event(receipt);
+        let message = if receipt.returned.is_some() { held(receipt) } else { 0 };
+        self.world.note(self.life.number(), What::Told { event, message, operation, answer });
     }
 
     async fn settle(
@@ -57,7 +59,7 @@ impl Port {
         let event = self.event(receipt);
         let done =
             self.world.operate(&self.life, SETTLE_PATIENCE_MS, |state, now| apply(state, event, now)).await;
-        self.told(event, operation, done.map_err(settle_error))
+        self.told(receipt, operation, done.map_err(settle_error))
     }
 
     /// Sends and does not wait for an answer.
@@ -65,7 +67,7 @@ impl Port {
         let event = self.event(receipt);
         // What became of it is not known to the host.
         match self.world.operate(&self.life, 0, |state, now| apply(state, event, now)).await {
-            Ok(()) | Err(_) => self.note_told(event, operation, Answer::Ok),
+            Ok(()) | Err(_) => self.note_told(receipt, operation, Answer::Ok),
         }
     }
 

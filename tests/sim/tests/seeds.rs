@@ -42,6 +42,8 @@ fn the_seeds_reach_everything_that_the_checker_speaks_of() {
                 What::Ended { how: Ended::Panicked, .. } => "a fault of the host",
                 What::Ended { how: Ended::Refused, .. } => "a run that was refused",
                 What::OutputStored { duplicate: true, .. } => "a repeated output",
+                What::Parked { .. } => "a parked event",
+                What::PassedOn { .. } => "a message of which a copy is the event",
                 What::Repeats { .. } => "a repeated input",
                 What::OutputRefused { .. } => "an output for nowhere",
                 What::LetterStored { duplicate: true, .. } => "a repeated dead letter",
@@ -51,5 +53,5 @@ fn the_seeds_reach_everything_that_the_checker_speaks_of() {
             });
         }
     }
-    assert_eq!(reached.len(), 13, "{reached:?}");
+    assert_eq!(reached.len(), 15, "{reached:?}");
 }

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Default)]
 struct Life {
     given: u64,
-    finished: BTreeSet<u64>,
+    /// Events, and which message of each.
+    finished: BTreeSet<(u64, u64)>,
     acknowledged: u64,
     copies_done: u64,
     dead_lettered: u64,
@@ -40,17 +41,22 @@ impl Life {
             What::Counted { counter, value } => {
                 self.counted.insert(*counter, *value);
             }
-            What::Told { event, operation, answer } => self.told(*event, *operation, *answer),
+            What::Told { event, message, operation, answer } => {
+                self.told((*event, *message), *operation, *answer);
+            }
             _ => {}
         }
     }
 
-    fn told(&mut self, event: u64, operation: Operation, answer: Answer) {
+    fn told(&mut self, event: (u64, u64), operation: Operation, answer: Answer) {
         match (operation, answer) {
             // An acknowledgement of what this life had finished before is that of a copy.
             (Operation::Ack, _) if self.finished.contains(&event) => self.copies_done += 1,
             (Operation::Ack, Answer::Ok) => {
                 self.acknowledged += 1;
+                self.finished.insert(event);
+            }
+            (Operation::PassOn, Answer::Ok) => {
                 self.finished.insert(event);
             }
             (Operation::Terminate, Answer::Ok) => {

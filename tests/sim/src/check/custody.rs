@@ -87,13 +87,20 @@ fn settled_soon(history: &History, found: &mut Vec<Violation>) {
     }
 }
 
-/// A host does not run what it was told to be settled.
+/// A host does not run what it was told to be settled. A message that was parked is settled, and its event is not: that
+/// comes back.
 fn not_run_again(history: &History, found: &mut Vec<Violation>) {
-    let mut settled = BTreeSet::new();
+    let (mut messages, mut settled) = (BTreeSet::new(), BTreeSet::new());
     for entry in &history.entries {
         match &entry.what {
-            What::Told { event, operation: Operation::Ack | Operation::Terminate, answer: Answer::Ok } => {
-                settled.insert((entry.life, *event));
+            What::Told { event, message, operation, answer: Answer::Ok } => {
+                let ends = matches!(operation, Operation::Ack | Operation::Terminate);
+                // Said again of a message, it is word of a copy.
+                let is_first = (ends || *operation == Operation::PassOn)
+                    && messages.insert((entry.life, *event, *message));
+                if ends && is_first {
+                    settled.insert((entry.life, *event));
+                }
             }
             What::Ran { event, .. } if settled.contains(&(entry.life, *event)) => {
                 violation(

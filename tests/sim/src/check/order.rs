@@ -28,7 +28,7 @@ pub fn check(history: &History, found: &mut Vec<Violation>) {
             What::Ended { event, how: Ended::Ok { .. } } => {
                 behind(&lines, &line_of, *event, found);
             }
-            What::Told { event, operation, answer: crate::history::Answer::Ok }
+            What::Told { event, operation, answer: crate::history::Answer::Ok, .. }
                 if *operation == crate::history::Operation::Ack =>
             {
                 leave(&mut lines, &line_of, *event);
