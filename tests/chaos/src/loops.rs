@@ -33,6 +33,25 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Events that are published at the same time.
 const PUBLISHING: usize = 32;
 
+/// What the table tells, in its order.
+const FIELDS: [&str; 15] = [
+    "accepted",
+    "done",
+    "dead",
+    "pending",
+    "lost",
+    "duplicate_outputs",
+    "outputs",
+    "deliveries",
+    "redeliveries",
+    "host_kills",
+    "of_these_amid_work",
+    "broker_kills",
+    "broker_pauses",
+    "duration_s",
+    "seed",
+];
+
 /// What is hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hit {
@@ -93,7 +112,7 @@ pub async fn run(settings: &Settings, plan: &Plan) -> anyhow::Result<bool> {
         "balanced": wrong.is_empty(),
         "wrong": wrong,
     });
-    report::table(&report)?;
+    report::table(&report, &FIELDS)?;
     report::write(&report, settings.json.as_deref())?;
     for line in wrong.iter().take(20) {
         report::say(&format!("  {line}"))?;

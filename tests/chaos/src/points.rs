@@ -114,7 +114,7 @@ impl Case {
             (Action::Panic, true) => "panic:once@1",
             (Action::Panic, false) => "panic:every@7",
             (Action::Error, true) => "error",
-            (Action::Error, false) => "error:0.2",
+            (Action::Error, false) => "error:0.1",
             (Action::Delay, true) => "delay(500)",
             (Action::Delay, false) => "delay(200):every@7",
             (Action::Abort, true) => "abort:once@1",

@@ -17,16 +17,14 @@ pub fn say(line: &str) -> anyhow::Result<()> {
     Ok(writeln!(io::stdout().lock(), "{line}")?)
 }
 
-/// Prints rows of an object, as a table.
+/// Prints some fields of an object, as a table.
 ///
 /// # Errors
 /// They can't be written.
-pub fn table(report: &Value) -> anyhow::Result<()> {
-    for (name, value) in report.as_object().into_iter().flatten() {
-        if let Value::Number(_) | Value::String(_) | Value::Bool(_) = value {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            say(&format!("{:<20} {value:>12}", name.replace('_', " ")))?;
-        }
+pub fn table(report: &Value, fields: &[&str]) -> anyhow::Result<()> {
+    for name in fields {
+        let value = report.get(name).map(ToString::to_string).unwrap_or_default();
+        say(&format!("{:<20} {value:>9}", name.replace('_', " ")))?;
     }
     Ok(())
 }

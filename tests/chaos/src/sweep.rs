@@ -57,7 +57,7 @@ pub async fn run(settings: &Settings, selection: Selection) -> anyhow::Result<bo
             let ran = Run { settings, case, number, broker, url }.play().await;
             let wrong = ran.unwrap_or_else(|why| vec![format!("{why:#}")]);
             let word = if wrong.is_empty() { "ok" } else { "FAILED" };
-            let line = format!("{case:<42} {word:>7} {:>7.1} s", began.elapsed().as_secs_f64());
+            let line = format!("{:<42} {word:>7} {:>7.1} s", case.to_string(), began.elapsed().as_secs_f64());
             (case, wrong, line)
         }
     };
@@ -83,7 +83,7 @@ pub async fn run(settings: &Settings, selection: Selection) -> anyhow::Result<bo
         "duration_s": began.elapsed().as_secs(),
         "rows": rows,
     });
-    report::table(&report)?;
+    report::table(&report, &["cases", "of_these_reached", "failed", "events", "duration_s", "seed"])?;
     report::write(&report, settings.json.as_deref())?;
     Ok(failed == 0)
 }
