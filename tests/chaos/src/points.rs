@@ -111,10 +111,12 @@ impl Case {
     /// The plan for the host.
     pub fn plan(&self) -> String {
         let what = match (self.action, self.is_rare()) {
+            // The intake rests for a second after each.
+            (Action::Panic, false) if self.operation == "source.next" => "panic:every@50",
             (Action::Panic, true) => "panic:once@1",
             (Action::Panic, false) => "panic:every@7",
             (Action::Error, true) => "error",
-            (Action::Error, false) => "error:0.1",
+            (Action::Error, false) => "error:every@8",
             (Action::Delay, true) => "delay(500)",
             (Action::Delay, false) => "delay(200):every@7",
             (Action::Abort, true) => "abort:once@1",
