@@ -21,6 +21,10 @@ const USAGE: &str = "cargo xtask chaos [--short] [--failpoints] [option …]
   --host-kills N, --broker-kills N, --pauses N, --pause SECONDS, --events N
 ";
 
+/// A broker that stands still for so long that every lease is lost, and every connection given up.
+const STANDSTILL: [&str; 10] =
+    ["--host-kills", "0", "--broker-kills", "0", "--pauses", "1", "--pause", "60", "--events", "600"];
+
 /// Builds everything and runs what is asked for.
 ///
 /// # Errors
@@ -48,6 +52,7 @@ pub fn short(repository: &Repository) -> anyhow::Result<()> {
 /// An event that is not accounted for.
 pub fn full(repository: &Repository) -> anyhow::Result<()> {
     step::timed("chaos: kill loops", || play(repository, &[]))?;
+    step::timed("chaos: a broker that stands still for a minute", || play(repository, &STANDSTILL))?;
     step::timed("chaos: fail points", || play(repository, &["--failpoints"]))
 }
 

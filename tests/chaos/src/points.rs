@@ -98,6 +98,7 @@ impl Case {
             ("publish.publish-all", "before", Action::Abort),
             ("publish.publish-all", "after", Action::Error),
             ("publish.dead-letter", "after", Action::Abort),
+            ("publish.dead-letter", "before", Action::Delay),
             ("settle.ack", "before", Action::Error),
             ("settle.ack", "after", Action::Abort),
             ("settle.put-back", "before", Action::Panic),
@@ -115,6 +116,7 @@ impl Case {
             (Action::Panic, false) if self.operation == "source.next" => "panic:every@50",
             (Action::Panic, true) => "panic:once@1",
             (Action::Panic, false) => "panic:every@7",
+            _ if self.is_slow_letter() => "delay(1000)",
             (Action::Error, true) => "error",
             (Action::Error, false) => "error:every@8",
             (Action::Delay, true) => "delay(500)",
@@ -143,13 +145,18 @@ impl Case {
 
     /// Whether the host is asked to stop amid its work.
     pub fn stops_amid(&self) -> bool {
-        self.operation == "source.close"
+        self.operation == "source.close" || self.is_slow_letter()
     }
 
     /// How long nothing may move in the run. A dead letter that is refused waits for a minute.
     pub fn patience(&self) -> Duration {
         let waits = self.operation == "publish.dead-letter" && self.action == Action::Error;
         Duration::from_secs(if waits { 200 } else { 60 })
+    }
+
+    /// Every dead letter takes long, so that a host that is asked to stop is writing some.
+    fn is_slow_letter(&self) -> bool {
+        self.operation == "publish.dead-letter" && self.action == Action::Delay
     }
 
     /// Whether a life of the host passes the point only a few times.

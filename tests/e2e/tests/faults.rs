@@ -72,14 +72,19 @@ async fn not_ready(host: &mut Host) -> Result<()> {
 async fn a_broker_that_is_killed_and_comes_back_is_at_work_again_within_ten_seconds() -> Result<()> {
     let mut server = NatsServer::start()?;
     let (folder, bus) = setting(&server.url(), &server, &slow(1_000_000)).await?;
-    let host = folder.up_and_ready().await?;
+    let mut host = folder.up_and_ready().await?;
     bus.publish("in.a", payloads(0..600)).await?;
     bus.wait_for("OUT", 50).await?;
     server.kill()?;
     server.restart()?;
-    let (back, stored) = (Instant::now(), bus.count("OUT").await?);
-    ensure!(stored < 600, "it was killed after the work");
-    bus.wait_for("OUT", stored + 1).await?;
+    // Counted by the host itself: what this test asks the broker is delayed by the same crash.
+    let back = Instant::now();
+    let stored = host.metric("busway_outputs_released_total").await?;
+    ensure!(stored < 500.0, "it was killed after the work");
+    eventually("more than what was under way is stored", async || {
+        Ok((host.metric("busway_outputs_released_total").await? > stored + 50.0).then_some(()))
+    })
+    .await?;
     let resumed = back.elapsed();
     assert!(resumed < Duration::from_secs(10), "{resumed:?}");
     idle(&bus, Duration::from_secs(60)).await?;
@@ -142,12 +147,12 @@ async fn when_deliveries_alone_are_lost_every_event_is_done_once() -> Result<()>
 async fn without_a_stream_of_dead_letters_nothing_is_terminated() -> Result<()> {
     let server = NatsServer::start()?;
     let (folder, bus) = setting(&server.url(), &server, &reject("told", "so")).await?;
-    let mut host = folder.up_and_ready().await?;
+    let host = folder.up_and_ready().await?;
     bus.remove_stream("BUSWAY_DLQ").await?;
     bus.publish("in.a", payloads(0..3)).await?;
     eventually("all three are refused", async || {
-        let told = host.metric("busway_events_settled_total{plugin=\"p\",verdict=\"dead-letter\"}").await?;
-        Ok((told >= 3.0).then_some(()))
+        let told = host.log().lines().filter(|line| line.contains("the dead letter was not stored")).count();
+        Ok((told >= 3).then_some(()))
     })
     .await?;
     assert_eq!(bus.pending("IN", "busway-p").await?, (0, 3), "{}", host.log());
@@ -199,7 +204,7 @@ async fn a_host_that_crashes_by_itself_leaves_what_it_held_to_the_next() -> Resu
     let mut host = folder.up_and_ready().await?;
     bus.publish("in.a", payloads(0..200)).await?;
     bus.wait_for("OUT", 20).await?;
-    host.signal("SEGV").await?;
+    host.signal("ABRT").await?;
     ensure!(!host.ended().await?.success(), "it did not crash");
     ensure!(bus.pending("IN", "busway-p").await?.1 > 0, "it crashed after the work");
     let host = folder.up_and_ready().await?;
@@ -211,12 +216,9 @@ async fn a_host_that_crashes_by_itself_leaves_what_it_held_to_the_next() -> Resu
 #[tokio::test]
 async fn a_broker_without_jetstream_is_told_as_what_it_is() -> Result<()> {
     let server = NatsServer::start_with(
-        "accounts { A { users: [{ user: a, password: a }] } B { jetstream: enabled, users: [{ user: b, password: b }] } }",
+        "accounts {\n  A { users: [ { user: a, password: a } ] }\n  B { jetstream: enabled\n users: [ { user: b, password: b } ] }\n}",
     )?;
-    let head = format!(
-        "{}\nuser = \"a\"\npassword = {{ env = \"PASSWORD_OF_A\" }}",
-        broker(&server.url())
-    );
+    let head = format!("{}\nuser = \"a\"\npassword = {{ env = \"PASSWORD_OF_A\" }}", broker(&server.url()));
     let folder = Folder::new(&config(&head, ""))?;
     folder.guest("p", &echo("out.echo"))?;
     let told = folder.busway_with(&["up"], &[("PASSWORD_OF_A", "a")]).await?;
