@@ -38,7 +38,7 @@ mod tests {
             .config("to", "out")
             .attempt(attempt)
             .run(handle, Event::test("in", format!("{word} 7")));
-        run.outcome.is_ok().then(|| run.outputs.len())
+        run.outcome.is_ok().then_some(run.outputs.len())
     }
 
     #[test]
