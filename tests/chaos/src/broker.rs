@@ -119,6 +119,16 @@ impl Broker {
         Ok(i64::try_from(created.unix_timestamp_nanos())?)
     }
 
+    /// How many messages a stream holds whose subjects fit.
+    ///
+    /// # Errors
+    /// There is no such stream.
+    pub async fn count(&self, stream: &str, subjects: &str) -> anyhow::Result<u64> {
+        let found = self.stream(stream).await?.info_with_subjects(subjects).await?;
+        let counts: Vec<_> = found.try_collect().await?;
+        Ok(counts.into_iter().map(|(_, count)| count as u64).sum())
+    }
+
     /// How far a consumer has come.
     ///
     /// # Errors

@@ -14,8 +14,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::settings::Settings;
+use crate::{points::Lead, settings::Settings};
 
+/// The file in a host's state folder that tells what ran when it died.
+const JOURNAL: &str = "inflight";
 /// How long a host may take to stop.
 const STOP_WAIT: Duration = Duration::from_secs(45);
 
@@ -72,20 +74,35 @@ impl Folder {
     ///
     /// # Errors
     /// It can't be written.
-    pub fn make(settings: &Settings, name: &str, names: Names, broker: &str) -> anyhow::Result<Self> {
+    pub fn make(
+        settings: &Settings,
+        name: &str,
+        (names, lead): (Names, Lead),
+        broker: &str,
+    ) -> anyhow::Result<Self> {
         let path = settings.folder.join(name);
         fs::create_dir_all(&path).with_context(|| format!("{} can't be made", path.display()))?;
         let (source, outputs, plugin) = (&names.source, &names.outputs, &names.plugin);
         let (input, output) = (source.to_lowercase(), outputs.to_lowercase());
         let guest = settings.guest.display();
+        let (subscribe, config) = match lead {
+            Lead::Keyed => (", dedup = { key = \"message-id\" }", ""),
+            Lead::Ordered => (", ordering = { key = \"message-id\" }", ""),
+            Lead::Core => ("", ", core = \"told.it\""),
+            Lead::Plain | Lead::Parked => ("", ""),
+        };
+        let retry = match lead {
+            Lead::Parked => "backoff = [\"2s\"], park_after = \"1s\"",
+            _ => "backoff = [\"50ms\"]",
+        };
         let config = format!(
             "[nats]\nurl = \"{broker}\"\n[host]\nack_wait = \"5s\"\ndrain = \"5s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
              [[stream]]\nname = \"{source}\"\nsubjects = [\"{input}.>\"]\n\
              [[stream]]\nname = \"{outputs}\"\nsubjects = [\"{output}.>\"]\n\
              [[plugin]]\nname = \"{plugin}\"\nsource = \"{guest}\"\n\
-             subscribe = [{{ stream = \"{source}\", subjects = [\"{input}.>\"] }}]\n\
-             retry = {{ attempts = 3, backoff = [\"50ms\"] }}\nconfig = {{ to = \"{output}\" }}\n\
-             grants = {{ publish = [\"{output}.>\"] }}\n"
+             subscribe = [{{ stream = \"{source}\", subjects = [\"{input}.>\"]{subscribe} }}]\n\
+             retry = {{ attempts = 3, {retry} }}\nbreaker = {{ calls = 0 }}\nconfig = {{ to = \"{output}\"{config} }}\n\
+             grants = {{ publish = [\"{output}.>\"], publish-core = [\"told.>\"] }}\n"
         );
         fs::write(path.join("busway.toml"), config)?;
         Ok(Self { path, busway: settings.busway.clone(), names })
@@ -96,11 +113,16 @@ impl Folder {
         self.path.join(format!("{name}.log"))
     }
 
-    /// Starts a host whose log is added to a file.
+    /// Starts a host whose log is added to a file. It does not know what ran when its predecessor died: whoever kills hosts
+    /// from outside makes suspects of events that did nothing, and convicts one that is so hit twice.
     ///
     /// # Errors
     /// The program can't be started.
     pub fn up(&self, log: &Path, environment: &[(&str, &str)]) -> anyhow::Result<Host> {
+        let journal = self.path.join(".busway").join(JOURNAL);
+        if journal.exists() {
+            fs::remove_file(&journal).with_context(|| format!("{} can't be removed", journal.display()))?;
+        }
         let file = File::options().create(true).append(true).open(log)?;
         let mut command = Command::new(&self.busway);
         command

@@ -17,6 +17,7 @@ use crate::{
     events::Event,
     history::{self, Evidence},
     host::{Folder, Host, Names, signal},
+    points::Lead,
     random::Random,
     report,
     settings::{Plan, Settings},
@@ -134,7 +135,7 @@ impl Scene {
         }
         let server = tokio::task::block_in_place(NatsServer::start)?;
         let broker = Broker::connect(&server.url()).await?;
-        let folder = Folder::make(settings, "loops", Names::of(0), &server.url())?;
+        let folder = Folder::make(settings, "loops", (Names::of(0), Lead::Plain), &server.url())?;
         let mut scene = Self {
             host: Some(folder.up(&folder.log("host"), &[])?),
             accepted: Vec::new(),

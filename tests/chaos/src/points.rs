@@ -6,7 +6,7 @@
 use std::{fmt, time::Duration};
 
 /// The operations of the seams.
-const OPERATIONS: [&str; 17] = [
+const OPERATIONS: [&str; 18] = [
     "source.next",
     "source.close",
     "handler.call",
@@ -24,18 +24,27 @@ const OPERATIONS: [&str; 17] = [
     "settle.park",
     "settle.claim-key",
     "settle.release-key",
+    "settle.unsettled",
 ];
 
-/// Operations that no event of these runs leads to: they need a plugin that publishes without a guarantee, waits that are
-/// parked, a key. A run at their points shows only that the host works with the point in its plan.
-const NOT_LED_TO: [&str; 6] = [
-    "publish.publish",
-    "publish.send",
-    "settle.ack-confirmed",
-    "settle.park",
-    "settle.claim-key",
-    "settle.release-key",
-];
+/// An operation that no event leads to any more: outputs are stored by `publish-all`. A run at its points shows only that
+/// the host works with the point in its plan.
+const NOT_LED_TO: &str = "publish.publish";
+
+/// What the plugin is like, so that its events lead to an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lead {
+    /// As plugins are mostly.
+    Plain,
+    /// Its inputs have keys, and a repeated one is recognised.
+    Keyed,
+    /// Waits for the next attempt are spent outside of the consumer.
+    Parked,
+    /// It also publishes without a guarantee.
+    Core,
+    /// Events of one key stay in order.
+    Ordered,
+}
 
 /// What happens at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +114,9 @@ impl Case {
             ("settle.terminate", "before", Action::Abort),
             ("settle.attempts", "before", Action::Delay),
             ("settle.record-attempts", "after", Action::Panic),
+            ("settle.park", "after", Action::Abort),
+            ("settle.release-key", "before", Action::Error),
+            ("publish.send", "before", Action::Panic),
         ];
         chosen.map(|(operation, side, action)| Self { operation, side, action }).into()
     }
@@ -140,7 +152,18 @@ impl Case {
 
     /// Whether the events of a run lead to the point.
     pub fn is_led_to(&self) -> bool {
-        !NOT_LED_TO.contains(&self.operation)
+        self.operation != NOT_LED_TO
+    }
+
+    /// What the plugin is like.
+    pub fn lead(&self) -> Lead {
+        match self.operation {
+            "settle.claim-key" | "settle.release-key" => Lead::Keyed,
+            "settle.park" | "settle.ack-confirmed" => Lead::Parked,
+            "publish.send" => Lead::Core,
+            "settle.unsettled" => Lead::Ordered,
+            _ => Lead::Plain,
+        }
     }
 
     /// Whether the host is asked to stop amid its work.
@@ -161,7 +184,7 @@ impl Case {
 
     /// Whether a life of the host passes the point only a few times.
     fn is_rare(&self) -> bool {
-        ["source.close", "settle.progress"].contains(&self.operation)
+        ["source.close", "settle.progress", "settle.unsettled"].contains(&self.operation)
     }
 }
 
@@ -178,7 +201,7 @@ mod tests {
     #[test]
     fn every_point_is_swept_with_every_action_and_the_selection_has_each_action_and_seam() {
         let (all, selected) = (Case::all(), Case::selected());
-        assert_eq!(all.len(), 34 * 4);
+        assert_eq!(all.len(), 36 * 4);
         assert!(selected.iter().all(|case| all.contains(case) && case.is_led_to()));
         assert!(Action::ALL.iter().all(|action| selected.iter().any(|case| case.action == *action)));
         for seam in ["source.", "handler.", "publish.", "settle."] {

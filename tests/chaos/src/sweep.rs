@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    broker::Broker,
+    broker::{Accepted, Broker},
     history::{self, Evidence},
     host::{Folder, Host, Names},
     loops,
-    points::{Action, Case},
+    points::{Action, Case, Lead},
     report,
     settings::{Selection, Settings},
 };
@@ -101,7 +101,12 @@ impl Run<'_> {
     /// What is wrong at its end.
     async fn play(&self) -> anyhow::Result<Vec<String>> {
         let names = Names::of(self.number);
-        let folder = Folder::make(self.settings, &format!("{}", self.number), names.clone(), &self.url)?;
+        let folder = Folder::make(
+            self.settings,
+            &self.number.to_string(),
+            (names.clone(), self.case.lead()),
+            &self.url,
+        )?;
         let log = folder.log("host");
         let told = || format!("the host's log is {}", log.display());
         let accepted = self.live(&folder).await.with_context(told)?;
@@ -124,7 +129,7 @@ impl Run<'_> {
     }
 
     /// Lets hosts live until nothing is pending.
-    async fn live(&self, folder: &Folder) -> anyhow::Result<Vec<crate::broker::Accepted>> {
+    async fn live(&self, folder: &Folder) -> anyhow::Result<Vec<Accepted>> {
         let (names, log) = (&folder.names, folder.log("host"));
         let (plan, seed) = (self.case.plan(), (self.settings.seed + self.number as u64).to_string());
         let faults = [("BUSWAY_FAILPOINTS", plan.as_str()), ("BUSWAY_FAILPOINTS_SEED", seed.as_str())];
@@ -140,7 +145,7 @@ impl Run<'_> {
                 host = up(life)?;
             }
             let progress = self.broker.progress(&names.source, &names.consumer()).await?;
-            if progress.is_idle() {
+            if progress.is_idle() && self.is_all_back(names, &accepted).await? {
                 break;
             }
             if self.case.stops_amid() && life == 1 && progress.in_flight > 0 {
@@ -157,6 +162,20 @@ impl Run<'_> {
         }
         self.end(host).await?;
         Ok(accepted)
+    }
+
+    /// Whether nothing waits outside of the consumer. What does is counted by what has not come of it yet.
+    async fn is_all_back(&self, names: &Names, accepted: &[Accepted]) -> anyhow::Result<bool> {
+        if self.case.lead() != Lead::Parked {
+            return Ok(true);
+        }
+        let of = |accepted: &Accepted| {
+            accepted.event.outputs() + u64::from(accepted.event.failed_runs().is_some())
+        };
+        let letters = format!("busway.dlq.{}.>", names.plugin);
+        let is =
+            self.broker.count(&names.outputs, ">").await? + self.broker.count("BUSWAY_DLQ", &letters).await?;
+        Ok(is >= accepted.iter().map(of).sum())
     }
 
     async fn end(&self, host: Host) -> anyhow::Result<()> {

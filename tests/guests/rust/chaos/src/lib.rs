@@ -1,6 +1,6 @@
 //! A guest that ends as the first word of its event says, always the same way: `one` and `two` publish the event so many
 //! times, `later` fails twice before it does, `shaky` traps once before, `never` fails always, `reject` and `trap` do what
-//! they say.
+//! they say. With `core` in its configuration it also says so there, without a guarantee.
 
 use busway_sdk::{Event, Failure, config, context, publish};
 
@@ -23,6 +23,9 @@ fn handle(event: Event) -> Result<(), Failure> {
     let to = config::required("to")?;
     for output in 0..outputs {
         publish(event.clone().forward(format!("{to}.{output}")))?;
+    }
+    if let Some(to) = config::get("core") {
+        publish(event.forward(to))?;
     }
     Ok(())
 }
