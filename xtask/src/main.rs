@@ -4,6 +4,7 @@
 //! `busway` program. One file per command; `step` runs other programs and tells how long they took, `repository` knows
 //! where things are.
 
+mod chaos;
 mod demo;
 mod guests;
 mod nightly;
@@ -27,9 +28,11 @@ const USAGE: &str = "cargo xtask <command>
                 [--keep] leaves the host running, [--sabotage drop-one] removes one event and must fail
   sim           play the event's path under faults that a seed chooses; exit code 1 where a promise is broken
                 [--seeds N] [--from SEED], [--seed SEED] replays one with its history, [--plant NAME] makes a mistake
+  chaos         set up, then kill hosts and brokers amid their work and account for every event
+                [--short] less of it, [--failpoints] let hosts fail at named points instead
   test          set up, then check and test everything (what CI runs)
   tidy          check the rules of the house: dependency edges, sizes, heads
-  nightly       test, then the property tests for much longer
+  nightly       test, then the property tests for much longer, and all of chaos
 ";
 
 fn main() -> ExitCode {
@@ -49,6 +52,7 @@ fn run(arguments: Vec<String>) -> anyhow::Result<()> {
         ["build-guests"] => setup::run(&repository).and_then(|()| guests::build(&repository)),
         ["demo", arguments @ ..] => demo::run(&repository, arguments),
         ["sim", arguments @ ..] => sim::run(&repository, arguments),
+        ["chaos", arguments @ ..] => chaos::run(&repository, arguments),
         ["test"] => test::run(&repository),
         ["tidy"] => tidy::run(&repository),
         ["nightly"] => nightly::run(&repository),

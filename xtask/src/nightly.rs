@@ -1,7 +1,7 @@
 //! `cargo xtask nightly`: the tests, then the property tests with a hundred times as many cases, ten times as many seeds of
-//! the simulator, and ten times as many sequences against the real broker.
+//! the simulator, ten times as many sequences against the real broker, all kill loops and every fail point.
 
-use crate::{repository::Repository, setup, sim, step, test};
+use crate::{chaos, repository::Repository, setup, sim, step, test};
 
 /// Cases for each property; the tests' own number is 256.
 const CASES: &str = "25600";
@@ -31,5 +31,6 @@ pub fn run(repository: &Repository) -> anyhow::Result<()> {
             .env("BUSWAY_SEQUENCES", SEQUENCES)
             .env("NATS_SERVER", setup::nats_server(repository)?);
         step::run(&mut cargo)
-    })
+    })?;
+    chaos::full(repository)
 }

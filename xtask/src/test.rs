@@ -1,15 +1,16 @@
 //! `cargo xtask test`: what CI runs, on a fresh clone as on an old one.
 //!
 //! The order: what is found in a moment (format, the house's rules); the build; clippy; what the tests need (tools,
-//! plugins); ten thousand seeds of the simulator; the tests. They get three variables: `BUSWAY_BIN` (the program), `BUSWAY_GUESTS` (the folder of built
-//! plugins) and `NATS_SERVER` (the broker).
+//! plugins); ten thousand seeds of the simulator; the tests; a short run of the kill loops and of the fail points. The tests
+//! get three variables: `BUSWAY_BIN` (the program), `BUSWAY_GUESTS` (the folder of built plugins) and `NATS_SERVER` (the
+//! broker).
 //!
 //! The build is of the whole workspace with its tests, although `setup` needs only `busway`: which features a
 //! dependency has depends on what is built with it, and so everything is compiled once and not twice.
 
 use std::time::Instant;
 
-use crate::{guests, repository::Repository, setup, sim, step, tidy};
+use crate::{chaos, guests, repository::Repository, setup, sim, step, tidy};
 
 /// Seeds that the simulator plays.
 const SEEDS: &str = "10000";
@@ -30,8 +31,9 @@ pub fn run(repository: &Repository) -> anyhow::Result<()> {
     step::timed("simulator", || sim::seeds(repository, &["--seeds", SEEDS]))?;
     step::timed("documentation tests", || cargo(&["test", "--quiet", "--workspace", "--doc"]))?;
     step::timed("tests", || tests(repository))?;
+    chaos::short(repository)?;
     eprintln!(
-        "xtask: format, tidy, build, clippy, tools, guests, simulator, documentation tests and tests passed in {}",
+        "xtask: format, tidy, build, clippy, tools, guests, simulator, documentation tests, tests and chaos passed in {}",
         step::seconds(start.elapsed())
     );
     Ok(())

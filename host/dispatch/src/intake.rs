@@ -7,6 +7,7 @@
 
 use crate::{
     flow::{Flow, FlowWatch},
+    guard::survive,
     history,
     lane::Lane,
     lease::Claim,
@@ -19,9 +20,8 @@ use busway_core::{
     Delivery, Receipt, Refusal, Source,
     binding::{Ordering as EventOrder, Subscription},
 };
-use futures_util::{FutureExt as _, future::join_all};
+use futures_util::future::join_all;
 use std::{
-    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -30,7 +30,7 @@ use std::{
 };
 use tokio::{
     sync::Notify,
-    time::{Instant, MissedTickBehavior},
+    time::{Instant, MissedTickBehavior, sleep},
 };
 use tracing::{debug, error, warn};
 
@@ -40,6 +40,8 @@ const HELD_MAX: u64 = 256;
 const HELD_BYTES_MAX: u64 = 16 << 20;
 /// How much work is held.
 const HELD_WORK: Duration = Duration::from_millis(100);
+/// How long the intake waits after a fault of the host before it looks for events again.
+const AFTER_FAULT: Duration = Duration::from_secs(1);
 /// Progress reports that are under way at once.
 const PROGRESS_BATCH: usize = 64;
 
@@ -102,7 +104,11 @@ impl Intake {
                 () = watch.changed(flow) => continue,
                 // A worker that takes one before this waits is not missed: the notification is kept.
                 () = self.pace.taken.notified(), if room == 0 => continue,
-                delivery = source.next(room), if room > 0 || self.hears(flow) => delivery,
+                delivery = survive(&self.lane, "looking for events", source.next(room)), if room > 0 || self.hears(flow) => delivery,
+            };
+            let Some(delivery) = delivery else {
+                sleep(AFTER_FAULT).await;
+                continue;
             };
             let Some(delivery) = delivery else {
                 error!(plugin = %self.lane.binding.plugin, "the subscription ended; no more events arrive for this binding");
@@ -111,7 +117,7 @@ impl Intake {
             if let Some(order) = &self.order {
                 order.opened(source.opening());
             }
-            self.take(delivery, flow, &queue).await;
+            survive(&self.lane, "taking an event", self.take(delivery, flow, &queue)).await;
         }
         // Those behind first: nothing is released any more when the first of them goes back.
         let waiting = self.order.as_ref().map(Order::end).unwrap_or_default();
@@ -120,9 +126,10 @@ impl Intake {
             self.give_back(&delivery.receipt).await;
         }
         // What was on its way may be a copy of what still runs or is settled: only what is neither is given back.
-        for delivery in source.close().await {
+        let on_its_way = survive(&self.lane, "closing the source", source.close()).await;
+        for delivery in on_its_way.unwrap_or_default() {
             let flow = watch.flow();
-            self.take(delivery, flow, &queue).await;
+            survive(&self.lane, "taking an event", self.take(delivery, flow, &queue)).await;
         }
         while let Ok(delivery) = self.queue.recv().await {
             self.give_back(&delivery.receipt).await;
@@ -208,22 +215,26 @@ impl Intake {
             }
             let slot = self.lane.host.slots.acquire(self.lane.standing(&delivery.receipt)).await;
             let started = Instant::now();
-            // A fault of the host in one event must not end the worker. Nothing that the path leaves behind is shared
-            // half-changed: the leases are the only shared state, and every change of them is a whole one.
-            let path = AssertUnwindSafe(pipeline::process(&self.lane, &delivery, slot));
-            let settled = match path.catch_unwind().await {
-                Ok(settled) => settled,
-                Err(_) => {
-                    error!(plugin = %self.lane.binding.plugin, event = %delivery.receipt.event_id, "a fault in the host; the event is put back");
-                    self.lane.record.host_fault();
-                    let settled = settle::wait(&self.lane, &delivery.receipt, SHUTDOWN_WAIT).await;
-                    history::host_fault(&self.lane, &delivery, started.elapsed(), SHUTDOWN_WAIT);
-                    settled
-                }
+            let path = pipeline::process(&self.lane, &delivery, slot);
+            let settled = match survive(&self.lane, "an event; it is put back", path).await {
+                Some(settled) => settled,
+                None => self.put_back_faulty(&delivery, started).await,
             };
             self.pace.ran(started.elapsed());
             self.ended(delivery, settled).await;
         }
+    }
+
+    /// Puts an event back that met a fault in the host.
+    async fn put_back_faulty(&self, delivery: &Delivery, started: Instant) -> Settled {
+        let put_back = settle::wait(&self.lane, &delivery.receipt, SHUTDOWN_WAIT);
+        let settled = survive(&self.lane, "putting an event back", put_back).await.unwrap_or_else(|| {
+            // As long as it counts as held, progress is told of it and the broker never gives it again.
+            self.lane.leases.release(&delivery.receipt);
+            Settled::LeftToBroker
+        });
+        history::host_fault(&self.lane, delivery, started.elapsed(), SHUTDOWN_WAIT);
+        settled
     }
 
     /// Lets those behind an event go, where somebody waits for it.
@@ -243,7 +254,10 @@ impl Intake {
 
     /// Gives back what was not begun.
     async fn give_back(&self, receipt: &Receipt) {
-        settle::put_back(&self.lane, receipt, SHUTDOWN_WAIT).await;
+        let put_back = settle::put_back(&self.lane, receipt, SHUTDOWN_WAIT);
+        if survive(&self.lane, "giving an event back", put_back).await.is_none() {
+            self.lane.leases.release(receipt);
+        }
         record::given_back(&self.lane);
     }
 
@@ -263,9 +277,10 @@ impl Intake {
 
     async fn progress(&self, receipt: &Receipt) {
         let asked = Instant::now();
-        match self.lane.settle.progress(receipt).await {
-            Ok(()) => self.lane.leases.confirm(receipt, asked),
-            Err(why) => {
+        match survive(&self.lane, "telling progress", self.lane.settle.progress(receipt)).await {
+            None => {}
+            Some(Ok(())) => self.lane.leases.confirm(receipt, asked),
+            Some(Err(why)) => {
                 warn!(plugin = %self.lane.binding.plugin, event = %receipt.event_id, %why, "progress could not be reported");
             }
         }

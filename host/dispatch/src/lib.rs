@@ -4,7 +4,8 @@
 //! [`pipeline`] is the path itself, [`decode`], [`admit`], [`dedup`], [`invoke`], [`release`], [`send`] and [`settle`]
 //! with [`park`] are its steps, [`record`] writes what
 //! happened, and [`history`] keeps it for those who ask later. [`gate`] says whether a plugin's events run at the moment,
-//! [`flow`] what that means for the intake, [`journal`] which events were in guests when a host died. [`lease`], [`slots`]
+//! [`flow`] what that means for the intake, [`journal`] which events were in guests when a host died,
+//! [`guard`] keeps the host's own faults from ending what lives as long as it. [`lease`], [`slots`]
 //! and [`supervise`] hold the state around it. Nothing here knows NATS or wasm: those stand behind
 //! the traits of `busway_core::port`.
 
@@ -27,6 +28,7 @@ mod record;
 mod flow;
 mod gate;
 mod gate_metrics;
+mod guard;
 mod journal;
 
 mod clock;

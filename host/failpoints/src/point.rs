@@ -41,11 +41,12 @@ pub enum Operation {
     SettlePark,
     SettleClaimKey,
     SettleReleaseKey,
+    SettleUnsettled,
 }
 
 impl Operation {
     /// All of them, in the order of an event's path.
-    pub const ALL: [Operation; 17] = [
+    pub const ALL: [Operation; 18] = [
         Self::SourceNext,
         Self::SourceClose,
         Self::HandlerCall,
@@ -63,6 +64,7 @@ impl Operation {
         Self::SettlePark,
         Self::SettleClaimKey,
         Self::SettleReleaseKey,
+        Self::SettleUnsettled,
     ];
 
     /// The stable name: the seam and its method.
@@ -85,6 +87,7 @@ impl Operation {
             Self::SettlePark => "settle.park",
             Self::SettleClaimKey => "settle.claim-key",
             Self::SettleReleaseKey => "settle.release-key",
+            Self::SettleUnsettled => "settle.unsettled",
         }
     }
 }

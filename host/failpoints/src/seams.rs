@@ -216,7 +216,7 @@ impl Settle for WrappedSettle {
     }
 
     fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
-        self.inner.unsettled()
+        self.around(Operation::SettleUnsettled, self.inner.unsettled())
     }
 
     fn is_active(&self) -> bool {

@@ -19,16 +19,16 @@ use std::{
 /// Every point by its name: a seam that gets an operation gets two points, and its name stays.
 const NAMES: &str = "source.next source.close handler.call publish.publish publish.publish-all publish.send \
     publish.dead-letter settle.ack settle.ack-confirmed settle.put-back settle.terminate settle.progress \
-    settle.attempts settle.record-attempts settle.park settle.claim-key settle.release-key";
+    settle.attempts settle.record-attempts settle.park settle.claim-key settle.release-key settle.unsettled";
 
 #[test]
-fn there_are_34_points_and_each_is_found_by_its_name() {
+fn there_are_36_points_and_each_is_found_by_its_name() {
     let names: Vec<_> = Point::all().map(|point| point.to_string()).collect();
     let expected: Vec<_> = NAMES
         .split_whitespace()
         .flat_map(|operation| ["before", "after"].map(|side| format!("{operation}.{side}")))
         .collect();
-    assert_eq!((names.len(), &names), (34, &expected));
+    assert_eq!((names.len(), &names), (36, &expected));
     assert!(Point::all().all(|point| point.to_string().parse() == Ok(point)));
 }
 
@@ -234,6 +234,7 @@ async fn does_fail(operation: Operation, settle: &dyn Settle, publish: &dyn Publ
         Operation::SettlePark => settle.park(&given, 1, second).await.is_err(),
         Operation::SettleClaimKey => settle.claim_key("k", second, &id).await.is_err(),
         Operation::SettleReleaseKey => settle.release_key("k", &id).await.is_err(),
+        Operation::SettleUnsettled => settle.unsettled().await.is_err(),
         Operation::SourceNext | Operation::SourceClose | Operation::HandlerCall => false,
     }
 }

@@ -85,6 +85,24 @@ impl Bus {
         Ok(())
     }
 
+    /// Removes a stream.
+    pub async fn remove_stream(&self, name: &str) -> Result<()> {
+        self.context.delete_stream(name).await?;
+        Ok(())
+    }
+
+    /// Removes every message of a stream.
+    pub async fn purge(&self, name: &str) -> Result<()> {
+        self.context.get_stream(name).await?.purge().await?;
+        Ok(())
+    }
+
+    /// Removes one message.
+    pub async fn delete(&self, name: &str, sequence: u64) -> Result<()> {
+        self.context.get_stream(name).await?.delete_message(sequence).await?;
+        Ok(())
+    }
+
     /// How a stream is set up.
     pub async fn config_of(&self, name: &str) -> Result<stream::Config> {
         Ok(self.context.get_stream(name).await?.cached_info().config.clone())

@@ -1,9 +1,11 @@
-//! What the tests share: a broker in memory, the model of a real one, handlers that follow a script, a launcher of real nats-servers.
+//! What the tests share: a broker in memory, the model of a real one, handlers that follow a script, a launcher of real
+//! nats-servers, and a connection that loses what goes one way.
 #![expect(clippy::expect_used, clippy::panic, reason = "test code: what can not be set up ends the test")]
 
 pub mod link;
 pub mod memory;
 pub mod nats;
+pub mod proxy;
 pub mod requests;
 pub mod scripted;
 pub mod simulated;

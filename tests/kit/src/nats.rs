@@ -61,6 +61,11 @@ impl NatsServer {
         self.dir.path()
     }
 
+    /// The process's number; none while none runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// What the server has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()

@@ -5,6 +5,7 @@ pub mod ordered;
 
 use busway_core::{Backoff, Binding, Digest, HistoryEntry, Limits, RetryPolicy, binding::Subscription};
 use busway_dispatch::{Drained, Host, Intake, Lane, LaneParts, Recorder, SETTLED_MAX, Supervisor};
+use busway_failpoints::{FailPoints, Plan};
 use busway_testkit::{
     memory::{MemoryBroker, STREAM},
     scripted::{ScriptedHandler, Step},
@@ -74,14 +75,31 @@ impl TestHost {
         broker: MemoryBroker,
         steps: impl IntoIterator<Item = Step>,
     ) -> Self {
+        let none = FailPoints::new(&Plan::default(), 0);
+        Self::assemble(&none, (plugin, binding, host), broker, steps)
+    }
+
+    /// The same on a new broker, with faults at the seams: see `busway_failpoints::plan`.
+    pub fn start_with_faults(faults: &str, steps: impl IntoIterator<Item = Step>) -> Self {
+        let points = FailPoints::new(&Plan::parse(faults).expect("a literal plan"), 0);
+        let parts = (&b"plugin"[..], binding(), Host::new("h1", 64));
+        Self::assemble(&points, parts, MemoryBroker::new(ACK_WAIT), steps)
+    }
+
+    fn assemble(
+        points: &FailPoints,
+        (plugin, binding, host): (&[u8], Binding, Host),
+        broker: MemoryBroker,
+        steps: impl IntoIterator<Item = Step>,
+    ) -> Self {
         let handler = Arc::new(ScriptedHandler::new(steps));
         let mut registry = Registry::default();
         let parts = |binding| LaneParts {
             binding,
             digest: Digest::of(plugin),
-            handler: Arc::clone(&handler) as _,
-            settle: Arc::new(broker.clone()),
-            publish: Arc::new(broker.clone()),
+            handler: points.handler(Arc::clone(&handler) as _),
+            settle: points.settle(Arc::new(broker.clone())),
+            publish: points.publish(Arc::new(broker.clone())),
             ack_wait: ACK_WAIT,
             settled_max: SETTLED_MAX,
         };
@@ -92,7 +110,7 @@ impl TestHost {
         let [lane, returned] =
             [binding, returned].map(|binding| Lane::new(parts(binding), host.clone(), &recorder));
         let supervisor = Supervisor::new(Handle::current(), Handle::current());
-        Intake::start(Arc::clone(&lane), broker.source(), &supervisor);
+        Intake::start(Arc::clone(&lane), points.source(broker.source()), &supervisor);
         Intake::start(Arc::clone(&returned), broker.returned_source(), &supervisor);
         Self { broker, handler, lane, returned, supervisor, registry, history: Mutex::new(told) }
     }

@@ -49,7 +49,7 @@ fn allowed(folder: &str) -> Option<&'static [&'static str]> {
         }
         "sdk/rust" => &["busway-sdk-macros"],
         "tests/kit" => &["busway-core", "busway-dispatch", "busway-transport"],
-        "tests/path" => &["busway-core", "busway-dispatch", "busway-testkit"],
+        "tests/path" => &["busway-core", "busway-dispatch", "busway-failpoints", "busway-testkit"],
         "tests/sim" => &["busway-core", "busway-dispatch", "busway-testkit"],
         "tests/sandbox" => &["busway-core", "busway-engine", "busway-testkit"],
         // For its guests, written by hand.

@@ -1,0 +1,50 @@
+//! What `cargo xtask chaos` runs, after it has built everything: hosts and brokers that end at any moment, and an account
+//! of every event.
+//!
+//! Two ways. [`loops`]: processes are killed and stopped at random moments while events are published. [`sweep`]: one host
+//! after another fails at one named point of an event's path, each in its own way. Both end the same: when nothing is
+//! pending, what was published and what is there is written down ([`history`]), and `busway verify` makes the account. A
+//! user can make it again from the same file.
+//!
+//! Nothing of Busway's is linked in: what a publisher and a reader of a stream know has to do.
+
+mod broker;
+mod events;
+mod history;
+mod host;
+mod loops;
+mod points;
+mod random;
+mod report;
+mod settings;
+mod sweep;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use settings::{Settings, What};
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let answer = runtime.context("the threads can't be started").and_then(|runtime| {
+        let settings = Settings::read()?;
+        runtime.block_on(async {
+            match &settings.what {
+                What::Loops(plan) => loops::run(&settings, plan).await,
+                What::Sweep(selection) => sweep::run(&settings, *selection).await,
+            }
+        })
+    });
+    match answer {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // Standard error may be closed; the exit code still tells.
+            drop(writeln!(io::stderr(), "chaos: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
