@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use async_nats::HeaderMap;
-use busway_e2e_tests::{Folder, broker, bus::Bus, config};
+use busway_e2e_tests::{Folder, broker, bus::Bus, config, eventually};
 use busway_sandbox_tests::{echo, reject, retry};
 use busway_testkit::nats::NatsServer;
 use bytes::Bytes;
@@ -121,6 +121,28 @@ async fn a_dry_run_changes_nothing_and_a_command_must_say_which_letters() -> Res
     }
     let none = folder.told(&["dlq", "retry", "--plugin", "other", "--rate", "5/s"]).await?;
     assert!(none.contains("no dead letters"), "{none}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_retry_that_was_interrupted_goes_on_where_it_was() -> Result<()> {
+    let (_server, folder, bus) = dead(6).await?;
+    // Killed when the other branch is done.
+    tokio::select! {
+        ended = folder.busway(&["dlq", "retry", "--all", "--rate", "2/s"]) => anyhow::bail!("not held back: {ended:?}"),
+        stored = eventually("two are redriven", async || {
+            Ok((bus.count("BUSWAY_AGAIN").await? >= 2).then_some(()))
+        }) => stored?,
+    }
+    ensure!(bus.count("BUSWAY_DLQ").await? >= 3, "the rate is kept");
+    folder.told(&["dlq", "retry", "--all"]).await?;
+    assert_eq!((bus.count("BUSWAY_DLQ").await?, bus.count("BUSWAY_AGAIN").await?), (0, 6));
+    folder.guest("p", &echo("out.p"))?;
+    let host = folder.up_and_ready().await?;
+    bus.wait_for("OUT", 6).await?;
+    bus.idle("BUSWAY_AGAIN", "busway-p").await?;
+    host.stop().await?;
+    assert_eq!((bus.count("OUT").await?, bus.count("BUSWAY_AGAIN").await?), (6, 0));
     Ok(())
 }
 
