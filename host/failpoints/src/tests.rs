@@ -129,7 +129,6 @@ impl Settle for World {
     }
     fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
         self.does("settle.unsettled", Ok(0))
-    })
     }
 
     fn is_active(&self) -> bool {
