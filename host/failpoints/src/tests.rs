@@ -128,7 +128,7 @@ impl Settle for World {
         self.does("settle.park", Ok(()))
     }
     fn unsettled(&self) -> BoxFuture<'_, Result<usize, SettleError>> {
-        Box::pin(async { Ok(0) })
+        self.does("settle.unsettled", Ok(0))
     }
 
     fn is_active(&self) -> bool {

@@ -26,15 +26,17 @@ use std::{
 
 use anyhow::Context as _;
 use settings::{Settings, What};
+use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let answer = runtime.context("the threads can't be started").and_then(|runtime| {
         let settings = Settings::read()?;
         runtime.block_on(async {
-            match &settings.what {
-                What::Loops(plan) => loops::run(&settings, plan).await,
-                What::Sweep(selection) => sweep::run(&settings, *selection).await,
+            // Whatever ends it, hosts and brokers end with it: they are ended when they are dropped.
+            tokio::select! {
+                outcome = play(&settings) => outcome,
+                name = interrupted() => Err(anyhow::anyhow!("stopped by {name}")),
             }
         })
     });
@@ -46,5 +48,25 @@ fn main() -> ExitCode {
             drop(writeln!(io::stderr(), "chaos: {error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn play(settings: &Settings) -> anyhow::Result<bool> {
+    match &settings.what {
+        What::Loops(plan) => loops::run(settings, plan).await,
+        What::Sweep(selection) => sweep::run(settings, *selection).await,
+    }
+}
+
+/// The name of the signal that asks it to end.
+async fn interrupted() -> &'static str {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
     }
 }

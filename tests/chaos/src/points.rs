@@ -166,6 +166,11 @@ impl Case {
         }
     }
 
+    /// Whether the host is killed amid its work: where order is kept, the next asks what was not settled.
+    pub fn is_killed_amid(&self) -> bool {
+        self.lead() == Lead::Ordered
+    }
+
     /// Whether the host is asked to stop amid its work.
     pub fn stops_amid(&self) -> bool {
         self.operation == "source.close" || self.is_slow_letter()

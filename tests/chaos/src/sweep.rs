@@ -148,7 +148,11 @@ impl Run<'_> {
             if progress.is_idle() && self.is_all_back(names, &accepted).await? {
                 break;
             }
-            if self.case.stops_amid() && life == 1 && progress.in_flight > 0 {
+            if self.case.is_killed_amid() && life == 1 && progress.in_flight > 0 {
+                host.kill().await?;
+                life += 1;
+                host = up(life)?;
+            } else if self.case.stops_amid() && life == 1 && progress.in_flight > 0 {
                 let status = host.stop().await?;
                 ensure!(status.success() || self.is_its_end(status).is_ok(), "the host ended with {status}");
                 life += 1;
