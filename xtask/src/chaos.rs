@@ -14,6 +14,7 @@ const USAGE: &str = "cargo xtask chaos [--short] [--failpoints] [option …]
 
   --short            the selection for every change: 5 host kills, 3 broker kills, 1 pause of 5 s, 1,500 events
   --failpoints       every fail point with every action instead of kill loops; with --short a few of them
+  --only POINT       only the fail points whose names begin so
   --seed N           everything random follows from it; default 1
   --json FILE        write the report there
   --history FILE     write the history there, for `busway verify FILE`
@@ -98,8 +99,8 @@ fn build(repository: &Repository, besides: &[&str]) -> anyhow::Result<()> {
 fn check(mut arguments: &[&str]) -> anyhow::Result<()> {
     while let ["--short" | "--failpoints", rest @ ..]
     | [
-        "--seed" | "--json" | "--history" | "--host-kills" | "--broker-kills" | "--pauses" | "--pause"
-        | "--events",
+        "--only" | "--seed" | "--json" | "--history" | "--host-kills" | "--broker-kills" | "--pauses"
+        | "--pause" | "--events",
         _,
         rest @ ..,
     ]

@@ -248,7 +248,9 @@ impl Intake {
 
     async fn keep_order(self: Arc<Self>) {
         if let Some(order) = &self.order {
-            order.keep(&self.lane).await;
+            while survive(&self.lane, "keeping order", order.keep(&self.lane)).await.is_none() {
+                sleep(AFTER_FAULT).await;
+            }
         }
     }
 

@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const PUBLISHING: usize = 32;
 
 /// What the table tells, in its order.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 16] = [
     "accepted",
     "done",
     "dead",
@@ -47,6 +47,7 @@ const FIELDS: [&str; 15] = [
     "redeliveries",
     "host_kills",
     "of_these_amid_work",
+    "hosts_gave_up",
     "broker_kills",
     "broker_pauses",
     "duration_s",
@@ -71,6 +72,8 @@ struct Scene {
     notes: Vec<Value>,
     /// Host kills that met events in flight.
     amid_work: u64,
+    /// Hosts that gave up by themselves because their broker was hit while they were starting.
+    gave_up: u64,
 }
 
 /// Runs a plan. Whether every event is accounted for.
@@ -107,6 +110,7 @@ pub async fn run(settings: &Settings, plan: &Plan) -> anyhow::Result<bool> {
         "redeliveries": deliveries.saturating_sub(scene.accepted.len() as u64),
         "host_kills": plan.host_kills,
         "of_these_amid_work": scene.amid_work,
+        "hosts_gave_up": scene.gave_up,
         "broker_kills": plan.broker_kills,
         "broker_pauses": plan.pauses,
         "duration_s": began.elapsed().as_secs(),
@@ -141,6 +145,7 @@ impl Scene {
             accepted: Vec::new(),
             notes: Vec::new(),
             amid_work: 0,
+            gave_up: 0,
             server,
             broker,
             folder,
@@ -172,6 +177,7 @@ impl Scene {
         let steps = hits.len() as u64 + 1;
         let (mut next, began) = (0, Instant::now());
         for (step, hit) in (1..).zip(&hits) {
+            self.revive()?;
             let end = plan.events * step / steps;
             let (broker, subject) = (self.broker.clone(), self.folder.names.subject());
             let publishing = publish(&broker, &subject, next..end);
@@ -194,9 +200,8 @@ impl Scene {
     async fn hit(&mut self, hit: Hit, plan: &Plan, random: &mut Random) -> anyhow::Result<()> {
         match hit {
             Hit::KillHost => {
-                if let Some(mut host) = self.host.take() {
-                    let ended = host.ended()?;
-                    ensure!(ended.is_none(), "the host had ended by itself: {ended:?}");
+                self.revive()?;
+                if let Some(host) = self.host.take() {
                     host.kill().await?;
                 }
                 self.amid_work += u64::from(self.progress().await?.in_flight > 0);
@@ -217,6 +222,16 @@ impl Scene {
         Ok(())
     }
 
+    /// Starts a host again that gave up, as a service manager would. A host that crashed by itself ends the loops.
+    fn revive(&mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.host.as_mut().map(Host::ended).transpose()?.flatten() {
+            ensure!(status.code() == Some(1), "the host has ended by itself: {status}");
+            self.gave_up += 1;
+            self.host = Some(self.folder.up(&self.folder.log("host"), &[])?);
+        }
+        Ok(())
+    }
+
     /// Waits until nothing is pending.
     async fn settle(&mut self) -> anyhow::Result<u64> {
         let mut moved = (Instant::now(), None);
@@ -225,9 +240,7 @@ impl Scene {
             if progress.is_idle() {
                 break;
             }
-            if let Some(status) = self.host.as_mut().map(Host::ended).transpose()?.flatten() {
-                anyhow::bail!("the host has ended by itself: {status}");
-            }
+            self.revive()?;
             if moved.1 != Some(progress) {
                 moved = (Instant::now(), Some(progress));
             }

@@ -129,6 +129,8 @@ impl Case {
             (Action::Panic, true) => "panic:once@1",
             (Action::Panic, false) => "panic:every@7",
             _ if self.is_slow_letter() => "delay(1000)",
+            // It is asked until it answers, once as a rule.
+            (Action::Error, true) if self.lead() == Lead::Ordered => "error:once@1",
             (Action::Error, true) => "error",
             (Action::Error, false) => "error:every@8",
             (Action::Delay, true) => "delay(500)",

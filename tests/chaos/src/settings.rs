@@ -19,6 +19,8 @@ pub struct Settings {
     pub json: Option<PathBuf>,
     /// Where the history is written.
     pub history: Option<PathBuf>,
+    /// Only the fail points whose names begin so.
+    pub only: String,
     /// What is done to the evidence.
     pub sabotage: Sabotage,
     /// What is run.
@@ -69,7 +71,7 @@ pub enum Sabotage {
     DoubleOne,
 }
 
-const USAGE: &str = "cargo xtask chaos [--short | --failpoints [--short]] [--seed N] [--json FILE] [--history FILE] \
+const USAGE: &str = "cargo xtask chaos [--short | --failpoints [--short] [--only POINT]] [--seed N] [--json FILE] [--history FILE] \
     [--sabotage drop-one|double-one] [--host-kills N] [--broker-kills N] [--pauses N] [--pause SECONDS] [--events N]";
 
 impl Plan {
@@ -99,6 +101,7 @@ impl Settings {
             seed: 1,
             json: None,
             history: None,
+            only: String::new(),
             sabotage: Sabotage::None,
             what: What::Loops(Plan::full()),
         };
@@ -121,6 +124,7 @@ impl Settings {
                 "--seed" => self.seed = number()?,
                 "--json" => self.json = Some(value.into()),
                 "--history" => self.history = Some(value.into()),
+                "--only" => self.only = value.to_owned(),
                 "--sabotage" => self.sabotage = sabotage(value)?,
                 "--host-kills" => plan.host_kills = number()? as u32,
                 "--broker-kills" => plan.broker_kills = number()? as u32,

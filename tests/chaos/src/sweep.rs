@@ -44,7 +44,8 @@ pub async fn run(settings: &Settings, selection: Selection) -> anyhow::Result<bo
     if settings.folder.exists() {
         fs::remove_dir_all(&settings.folder)?;
     }
-    let cases = if selection == Selection::All { Case::all() } else { Case::selected() };
+    let mut cases = if selection == Selection::All { Case::all() } else { Case::selected() };
+    cases.retain(|case| case.point().starts_with(&settings.only));
     report::say(&format!("fail points: seed {}: {} cases of {EVENTS} events", settings.seed, cases.len()))?;
     let began = Instant::now();
     let server = tokio::task::block_in_place(NatsServer::start)?;
