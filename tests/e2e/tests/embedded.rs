@@ -95,7 +95,7 @@ async fn a_second_host_in_the_same_folder_is_refused_and_the_first_goes_on() -> 
     let output = folder.busway(&["up"]).await?;
     let told = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("another host runs its private nats-server in"), "{told}");
+    assert!(told.contains("another host runs with this state folder"), "{told}");
     assert_eq!(host.get("/readyz").await?.0, 200);
     assert_eq!(crate::address(&folder)?, address);
     folder.told(&["publish", "in.a", "x"]).await?;

@@ -113,7 +113,8 @@ async fn a_second_host_that_can_not_start_leaves_the_first_and_its_broker_as_the
     let broken = [
         (good.replace("in.>", "other.>").replace("p.wasm", "none.wasm"), 2, "none.wasm: can't be read"),
         (good.replace("attempts = 3", "attempts = 0"), 2, "must be between 1 and 100"),
-        (good.replace("127.0.0.1:0", &address), 1, "can't be bound"),
+        (good.clone(), 1, "another host runs with this state folder"),
+        (good.replace("127.0.0.1:0", &address) + "\n[host]\nstate = \"other\"\n", 1, "can't be bound"),
     ];
     for (text, code, cause) in broken {
         folder.write("broken.toml", text)?;
