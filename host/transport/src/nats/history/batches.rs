@@ -6,7 +6,7 @@ use busway_core::{
     history::{self, Runner},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map},
     hash::{Hash, Hasher},
     sync::Arc,
     time::Duration,
@@ -55,6 +55,22 @@ struct Open {
     entries: Vec<HistoryEntry>,
 }
 
+impl Open {
+    fn new(first: HistoryEntry) -> Self {
+        let bytes = bytes(&first);
+        let mut entries = Vec::with_capacity(BATCH_MAX);
+        entries.push(first);
+        Self { due: Instant::now() + BATCH_WAIT, bytes, entries }
+    }
+
+    /// Adds a record; gives whether that completes the batch.
+    fn push(&mut self, entry: HistoryEntry) -> bool {
+        self.bytes += bytes(&entry);
+        self.entries.push(entry);
+        self.entries.len() >= BATCH_MAX || self.bytes >= BATCH_BYTES_MAX
+    }
+}
+
 impl Batches {
     /// Adds a record; gives the batch that is to be stored now, if that completes one.
     pub(super) fn push(&mut self, entry: HistoryEntry) -> Option<Batch> {
@@ -66,17 +82,15 @@ impl Batches {
             (Arc::clone(&position.stream), position.stream_created_ns, position.sequence / history::SHELF)
         });
         let key = Key { runner: Arc::clone(&entry.runner), shelf };
-        let open = self.open.entry(key.clone()).or_insert_with(|| Open {
-            due: Instant::now() + BATCH_WAIT,
-            bytes: 0,
-            entries: Vec::new(),
-        });
-        open.bytes += bytes(&entry);
-        open.entries.push(entry);
-        if open.entries.len() < BATCH_MAX && open.bytes < BATCH_BYTES_MAX {
-            return None;
+        match self.open.entry(key) {
+            hash_map::Entry::Vacant(place) => {
+                place.insert(Open::new(entry));
+                None
+            }
+            hash_map::Entry::Occupied(mut place) => {
+                place.get_mut().push(entry).then(|| place.remove()).and_then(|open| batch(open.entries))
+            }
         }
-        self.open.remove(&key).and_then(|open| batch(open.entries))
     }
 
     /// When the next batch has waited long enough.

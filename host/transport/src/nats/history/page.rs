@@ -1,8 +1,9 @@
 //! Records as they are stored: a page of JSON with a version, one or many records of one runner about events of one stream.
 //!
 //! What all records of a page share stands once, what is zero or empty is left out, and names are a letter or two: most
-//! pages hold hundreds of successes that nobody will ever ask for. An event's id is not stored where it follows from the
-//! event's place. A page of an unknown version is passed over by a reader, who says so.
+//! pages hold hundreds of successes that nobody will ever ask for. An event's id is not stored where the event has a place:
+//! it follows from that, and is not worked out here to see that it does. A page of an unknown version is passed over by a
+//! reader, who says so.
 
 use busway_core::{
     Attempt, EventId, HistoryEntry, Position, Used,
@@ -10,13 +11,15 @@ use busway_core::{
     port::Stored,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 /// The version that is written.
 const VERSION: u32 = 1;
+/// About so many bytes are in the record of a success.
+const RECORD_BYTES: usize = 80;
 
 #[derive(Serialize, Deserialize)]
-struct Page {
+struct Page<'a> {
     v: u32,
     plugin: String,
     consumer: String,
@@ -29,17 +32,18 @@ struct Page {
     from_ms: u64,
     /// Subjects and streams that the records name by their place in this list.
     names: Vec<String>,
-    runs: Vec<Record>,
+    #[serde(borrow)]
+    runs: Vec<Record<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Record {
+struct Record<'a> {
     /// The event's sequence.
     #[serde(default, skip_serializing_if = "is_default", rename = "q")]
     sequence: u64,
     /// The event's id, where it does not follow from its place.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "i")]
-    id: Option<String>,
+    id: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "is_default", rename = "s")]
     subject: usize,
     #[serde(default = "first", skip_serializing_if = "is_first", rename = "n")]
@@ -56,7 +60,7 @@ struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "u")]
     used: Option<Usage>,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "c")]
-    cause: Option<(bool, String, String, String)>,
+    cause: Option<(bool, Cow<'a, str>, Cow<'a, str>, Cow<'a, str>)>,
     #[serde(default, skip_serializing_if = "is_default", rename = "e")]
     end: End,
     #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "o")]
@@ -64,11 +68,11 @@ struct Record {
     #[serde(default, skip_serializing_if = "is_default", rename = "a")]
     atomic: bool,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "f")]
-    duplicate_of: Option<String>,
+    duplicate_of: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "is_default", rename = "x")]
     sent: u32,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "g")]
-    trace_id: Option<String>,
+    trace_id: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -146,7 +150,9 @@ pub(super) fn write(entries: &[HistoryEntry]) -> Result<Vec<u8>, Unreadable> {
         names: names.list,
         runs,
     };
-    Ok(serde_json::to_vec(&page)?)
+    let mut bytes = Vec::with_capacity((entries.len() + 4) * RECORD_BYTES);
+    serde_json::to_writer(&mut bytes, &page)?;
+    Ok(bytes)
 }
 
 /// The records of a page.
@@ -180,22 +186,30 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<HistoryEntry>, Unreadable> {
 struct Names<'a> {
     list: Vec<String>,
     known: HashMap<&'a str, usize>,
+    /// The last that was asked for: most records of a page have the same.
+    last: Option<(&'a str, usize)>,
 }
 
 impl<'a> Names<'a> {
     fn place(&mut self, name: &'a str) -> usize {
-        *self.known.entry(name).or_insert_with(|| {
+        if let Some((last, place)) = self.last
+            && last == name
+        {
+            return place;
+        }
+        let place = *self.known.entry(name).or_insert_with(|| {
             self.list.push(name.to_owned());
             self.list.len() - 1
-        })
+        });
+        self.last = Some((name, place));
+        place
     }
 }
 
-fn record<'a>(entry: &'a HistoryEntry, from_ms: u64, names: &mut Names<'a>) -> Record {
-    let follows = entry.position.as_ref().is_some_and(|position| EventId::of(position) == entry.event_id);
+fn record<'a>(entry: &'a HistoryEntry, from_ms: u64, names: &mut Names<'a>) -> Record<'a> {
     Record {
         sequence: entry.position.as_ref().map_or(0, |position| position.sequence),
-        id: (!follows).then(|| entry.event_id.to_string()),
+        id: entry.position.is_none().then(|| entry.event_id.as_str().into()),
         subject: names.place(&entry.subject),
         attempt: entry.attempt.0,
         round: entry.round,
@@ -205,7 +219,7 @@ fn record<'a>(entry: &'a HistoryEntry, from_ms: u64, names: &mut Names<'a>) -> R
         used: entry.used.as_ref().map(usage),
         cause: entry.cause.as_ref().map(|cause| {
             let Cause { counts, class, code, reason } = cause;
-            (*counts == Counts::Failed, class.clone(), code.clone(), reason.clone())
+            (*counts == Counts::Failed, class.into(), code.into(), reason.into())
         }),
         end: end(entry.disposition),
         outputs: entry
@@ -214,9 +228,9 @@ fn record<'a>(entry: &'a HistoryEntry, from_ms: u64, names: &mut Names<'a>) -> R
             .map(|stored| (names.place(&stored.stream), stored.sequence, u8::from(stored.duplicate)))
             .collect(),
         atomic: entry.atomic,
-        duplicate_of: entry.duplicate_of.as_ref().map(ToString::to_string),
+        duplicate_of: entry.duplicate_of.as_ref().map(|of| of.as_str().into()),
         sent: entry.sent,
-        trace_id: entry.trace_id.clone(),
+        trace_id: entry.trace_id.as_deref().map(Into::into),
     }
 }
 
@@ -257,7 +271,7 @@ impl Shared {
         self.names.get(place).cloned().ok_or(Unreadable::Nonsense("a name that is not there"))
     }
 
-    fn entry(&self, run: Record) -> Result<HistoryEntry, Unreadable> {
+    fn entry(&self, run: Record<'_>) -> Result<HistoryEntry, Unreadable> {
         let position = self.origin.as_ref().map(|(stream, created)| Position {
             stream: Arc::clone(stream),
             stream_created_ns: *created,
@@ -275,7 +289,7 @@ impl Shared {
             event_id,
             position,
             subject: self.name(run.subject)?,
-            trace_id: run.trace_id,
+            trace_id: run.trace_id.map(Cow::into_owned),
             runner: Arc::clone(&self.runner),
             attempt: Attempt(run.attempt),
             round: run.round,
@@ -285,9 +299,9 @@ impl Shared {
             used: run.used.map(used),
             cause: run.cause.map(|(failed, class, code, reason)| Cause {
                 counts: if failed { Counts::Failed } else { Counts::Refused },
-                class,
-                code,
-                reason,
+                class: class.into_owned(),
+                code: code.into_owned(),
+                reason: reason.into_owned(),
             }),
             disposition: disposition(run.end),
             outputs: run.outputs.into_iter().map(output).collect::<Result<_, Unreadable>>()?,
@@ -405,7 +419,6 @@ pub(super) mod tests {
             outputs: vec![stored("OUT", 1), stored("OTHER", 2), stored("OUT", 3)],
             atomic: true,
             sent: 2,
-            event_id: EventId::random([7; 32]),
             duplicate_of: Some(EventId::random([8; 32])),
             used: Some(Used {
                 publishes: 3,
@@ -419,8 +432,13 @@ pub(super) mod tests {
         };
         let entries: Vec<_> = failures.chain([published, success(1)]).collect();
         assert_eq!(read(&write(&entries).unwrap()).unwrap(), entries);
-        let plain: Vec<_> =
-            entries.iter().map(|entry| HistoryEntry { position: None, ..entry.clone() }).collect();
+        let event_id = EventId::random([7; 32]);
+        let without = |entry: &HistoryEntry| HistoryEntry {
+            position: None,
+            event_id: event_id.clone(),
+            ..entry.clone()
+        };
+        let plain: Vec<_> = entries.iter().map(without).collect();
         assert_eq!(read(&write(&plain).unwrap()).unwrap(), plain);
     }
 
