@@ -314,6 +314,14 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_whose_id_is_not_that_of_its_place_comes_back_as_an_event_without_a_place() {
+        let mut other = delivery();
+        other.receipt.event_id = EventId::random([7; 32]);
+        let (_, _, receipt) = back(&Copy::parked(&plugin(), &other, 2).unwrap(), 99);
+        assert_eq!((receipt.event_id, receipt.position), (other.receipt.event_id, None));
+    }
+
+    #[test]
     fn copies_differ_by_plugin_round_and_failed_runs() {
         let copy =
             |plugin: &str, failed| Copy::parked(&plugin.parse().unwrap(), &delivery(), failed).unwrap();

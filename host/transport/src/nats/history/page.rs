@@ -11,12 +11,17 @@ use busway_core::{
     port::Stored,
 };
 use serde::{Deserialize, Serialize};
-use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+mod draft;
+
+pub(super) use draft::Draft;
 
 /// The version that is written.
 const VERSION: u32 = 1;
-/// About so many bytes are in the record of a success.
-const RECORD_BYTES: usize = 80;
+
+/// Borrowed where it is written.
+type Text<'a> = Cow<'a, str>;
 
 #[derive(Serialize, Deserialize)]
 struct Page<'a> {
@@ -28,11 +33,12 @@ struct Page<'a> {
     /// The stream of the events and its creation time; none for events that no stream holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<(String, i128)>,
-    /// What the records' times count from.
+    /// What the records' times count from: when the first began.
     from_ms: u64,
     /// Subjects and streams that the records name by their place in this list.
     names: Vec<String>,
-    #[serde(borrow)]
+    /// Written by [`Draft`], one by one.
+    #[serde(borrow, skip_serializing)]
     runs: Vec<Record<'a>>,
 }
 
@@ -43,7 +49,7 @@ struct Record<'a> {
     sequence: u64,
     /// The event's id, where it does not follow from its place.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "i")]
-    id: Option<Cow<'a, str>>,
+    id: Option<Text<'a>>,
     #[serde(default, skip_serializing_if = "is_default", rename = "s")]
     subject: usize,
     #[serde(default = "first", skip_serializing_if = "is_first", rename = "n")]
@@ -54,13 +60,13 @@ struct Record<'a> {
     delivered: u64,
     /// Milliseconds after the page's.
     #[serde(default, skip_serializing_if = "is_default", rename = "b")]
-    began: u64,
+    began: i64,
     #[serde(default, skip_serializing_if = "is_default", rename = "t")]
     took_us: u64,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "u")]
     used: Option<Usage>,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "c")]
-    cause: Option<(bool, Cow<'a, str>, Cow<'a, str>, Cow<'a, str>)>,
+    cause: Option<(bool, Text<'a>, Text<'a>, Text<'a>)>,
     #[serde(default, skip_serializing_if = "is_default", rename = "e")]
     end: End,
     #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "o")]
@@ -68,11 +74,11 @@ struct Record<'a> {
     #[serde(default, skip_serializing_if = "is_default", rename = "a")]
     atomic: bool,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "f")]
-    duplicate_of: Option<Cow<'a, str>>,
+    duplicate_of: Option<Text<'a>>,
     #[serde(default, skip_serializing_if = "is_default", rename = "x")]
     sent: u32,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "g")]
-    trace_id: Option<Cow<'a, str>>,
+    trace_id: Option<Text<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -130,31 +136,6 @@ pub(super) enum Unreadable {
     Nonsense(&'static str),
 }
 
-/// A page of these records, which have one runner and one stream, or none.
-pub(super) fn write(entries: &[HistoryEntry]) -> Result<Vec<u8>, Unreadable> {
-    let first = entries.first().ok_or(Unreadable::Nonsense("no records"))?;
-    let Runner { plugin, consumer, version, host } = &*first.runner;
-    let origin =
-        first.position.as_ref().map(|position| (position.stream.to_string(), position.stream_created_ns));
-    let from_ms = entries.iter().map(|entry| entry.began_at_ms).min().unwrap_or_default();
-    let mut names = Names::default();
-    let runs = entries.iter().map(|entry| record(entry, from_ms, &mut names)).collect();
-    let page = Page {
-        v: VERSION,
-        plugin: plugin.to_string(),
-        consumer: consumer.clone(),
-        version: version.clone(),
-        host: host.clone(),
-        origin,
-        from_ms,
-        names: names.list,
-        runs,
-    };
-    let mut bytes = Vec::with_capacity((entries.len() + 4) * RECORD_BYTES);
-    serde_json::to_writer(&mut bytes, &page)?;
-    Ok(bytes)
-}
-
 /// The records of a page.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<HistoryEntry>, Unreadable> {
     #[derive(Deserialize)]
@@ -179,83 +160,6 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<HistoryEntry>, Unreadable> {
         names: page.names,
     };
     page.runs.into_iter().map(|run| shared.entry(run)).collect()
-}
-
-/// Names in the order in which they first occurred.
-#[derive(Default)]
-struct Names<'a> {
-    list: Vec<String>,
-    known: HashMap<&'a str, usize>,
-    /// The last that was asked for: most records of a page have the same.
-    last: Option<(&'a str, usize)>,
-}
-
-impl<'a> Names<'a> {
-    fn place(&mut self, name: &'a str) -> usize {
-        if let Some((last, place)) = self.last
-            && last == name
-        {
-            return place;
-        }
-        let place = *self.known.entry(name).or_insert_with(|| {
-            self.list.push(name.to_owned());
-            self.list.len() - 1
-        });
-        self.last = Some((name, place));
-        place
-    }
-}
-
-fn record<'a>(entry: &'a HistoryEntry, from_ms: u64, names: &mut Names<'a>) -> Record<'a> {
-    Record {
-        sequence: entry.position.as_ref().map_or(0, |position| position.sequence),
-        id: entry.position.is_none().then(|| entry.event_id.as_str().into()),
-        subject: names.place(&entry.subject),
-        attempt: entry.attempt.0,
-        round: entry.round,
-        delivered: entry.delivered,
-        began: entry.began_at_ms - from_ms,
-        took_us: micros(entry.took),
-        used: entry.used.as_ref().map(usage),
-        cause: entry.cause.as_ref().map(|cause| {
-            let Cause { counts, class, code, reason } = cause;
-            (*counts == Counts::Failed, class.into(), code.into(), reason.into())
-        }),
-        end: end(entry.disposition),
-        outputs: entry
-            .outputs
-            .iter()
-            .map(|stored| (names.place(&stored.stream), stored.sequence, u8::from(stored.duplicate)))
-            .collect(),
-        atomic: entry.atomic,
-        duplicate_of: entry.duplicate_of.as_ref().map(|of| of.as_str().into()),
-        sent: entry.sent,
-        trace_id: entry.trace_id.as_deref().map(Into::into),
-    }
-}
-
-fn usage(used: &Used) -> Usage {
-    Usage {
-        wall_us: micros(used.wall),
-        cpu_us: micros(used.cpu),
-        memory_bytes: used.memory_bytes,
-        publishes: used.publishes,
-        publish_bytes: used.publish_bytes,
-        log_lines: used.log_lines,
-        log_lines_dropped: used.log_lines_dropped,
-        denied: used.denied,
-    }
-}
-
-fn end(disposition: Disposition) -> End {
-    match disposition {
-        Disposition::Done => End::Done,
-        Disposition::Retried { wait, waits: Waits::InConsumer } => End::RetriedMs(millis(wait)),
-        Disposition::Retried { wait, waits: Waits::Parked } => End::ParkedMs(millis(wait)),
-        Disposition::DeadLettered { letter } => End::Letter(letter),
-        Disposition::PutBack { wait } => End::PutBackMs(millis(wait)),
-        Disposition::Left => End::Left,
-    }
 }
 
 /// What the records of a page share.
@@ -294,7 +198,7 @@ impl Shared {
             attempt: Attempt(run.attempt),
             round: run.round,
             delivered: run.delivered,
-            began_at_ms: self.from_ms.saturating_add(run.began),
+            began_at_ms: self.from_ms.saturating_add_signed(run.began),
             took: Duration::from_micros(run.took_us),
             used: run.used.map(used),
             cause: run.cause.map(|(failed, class, code, reason)| Cause {
@@ -341,17 +245,17 @@ fn disposition(end: End) -> Disposition {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+
+    /// A page of these records.
+    fn write(entries: &[HistoryEntry]) -> serde_json::Result<Vec<u8>> {
+        let (first, others) = entries.split_first().unwrap();
+        let mut page = Draft::new(first);
+        others.iter().for_each(|entry| page.add(entry));
+        page.finish()
+    }
 
     /// A success with the event of a sequence.
     pub(in super::super) fn success(sequence: u64) -> HistoryEntry {
@@ -447,6 +351,16 @@ pub(super) mod tests {
         let entries: Vec<_> = (1_000_000..1_000_256).map(success).collect();
         let bytes = write(&entries).unwrap().len();
         assert!(bytes < 256 * 100, "{bytes}");
+    }
+
+    #[test]
+    fn an_id_is_stored_only_where_no_place_tells_it_and_read_where_it_is_stored() {
+        let page = String::from_utf8(write(&[success(1)]).unwrap()).unwrap();
+        assert!(!page.contains(r#""i":"#), "{page}");
+        let other = EventId::random([7; 32]);
+        let page = page.replace(r#"[{"q":1"#, &format!(r#"[{{"i":"{other}","q":1"#));
+        let told = read(page.as_bytes()).unwrap();
+        assert_eq!(told, [HistoryEntry { event_id: other, ..success(1) }]);
     }
 
     #[test]
