@@ -23,7 +23,7 @@ pub const SHELF: u64 = 1024;
 /// One attempt, and what was done with its event afterwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryEntry {
-    /// The event's id.
+    /// The event's id: [`EventId::of`] its position where it has one.
     pub event_id: EventId,
     /// Where the event is stored; none for an event that no stream holds.
     pub position: Option<Position>,

@@ -57,7 +57,7 @@ pub struct Malformed {
 /// What is needed to settle a delivery.
 #[derive(Debug, Clone)]
 pub struct Receipt {
-    /// The event's id.
+    /// The event's id: [`EventId::of`] its position where it has one.
     pub event_id: EventId,
     /// Where the event is stored; none for plain subjects.
     pub position: Option<Position>,

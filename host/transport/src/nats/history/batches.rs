@@ -1,12 +1,13 @@
 //! Which records go into one message: failures alone and at once, successes with others of the same runner on the same
 //! shelf, at most [`BATCH_MAX`] of them, about [`BATCH_BYTES_MAX`] bytes, and for at most [`BATCH_WAIT`].
 
+use super::page::Draft;
 use busway_core::{
     HistoryEntry,
     history::{self, Runner},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map},
     hash::{Hash, Hasher},
     sync::Arc,
     time::Duration,
@@ -21,10 +22,10 @@ const BATCH_BYTES_MAX: usize = 64 << 10;
 pub(super) const BATCH_WAIT: Duration = Duration::from_millis(100);
 
 /// Records that go into one message, and its subject.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Batch {
     pub subject: String,
-    pub entries: Vec<HistoryEntry>,
+    pub page: Draft,
 }
 
 /// The batches that wait for more. At most one for each runner and shelf that had a success within the last
@@ -52,31 +53,51 @@ impl Hash for Key {
 struct Open {
     due: Instant,
     bytes: usize,
-    entries: Vec<HistoryEntry>,
+    page: Draft,
+}
+
+impl Open {
+    fn new(first: &HistoryEntry) -> Self {
+        Self { due: Instant::now() + BATCH_WAIT, bytes: bytes(first), page: Draft::new(first) }
+    }
+
+    /// Adds a record; gives whether that completes the batch.
+    fn push(&mut self, entry: &HistoryEntry) -> bool {
+        self.bytes += bytes(entry);
+        self.page.add(entry);
+        self.page.records() >= BATCH_MAX || self.bytes >= BATCH_BYTES_MAX
+    }
+
+    fn batch(self) -> Batch {
+        let plugin = &self.page.runner().plugin;
+        let subject = match self.page.position() {
+            Some(position) => history::shelf_subject(position, plugin),
+            None => history::plain_subject(plugin),
+        };
+        Batch { subject, page: self.page }
+    }
 }
 
 impl Batches {
     /// Adds a record; gives the batch that is to be stored now, if that completes one.
-    pub(super) fn push(&mut self, entry: HistoryEntry) -> Option<Batch> {
+    pub(super) fn push(&mut self, entry: &HistoryEntry) -> Option<Batch> {
         if !entry.is_success() {
             let subject = history::event_subject(&entry.event_id, &entry.runner.plugin);
-            return Some(Batch { subject, entries: vec![entry] });
+            return Some(Batch { subject, page: Draft::new(entry) });
         }
         let shelf = entry.position.as_ref().map(|position| {
             (Arc::clone(&position.stream), position.stream_created_ns, position.sequence / history::SHELF)
         });
         let key = Key { runner: Arc::clone(&entry.runner), shelf };
-        let open = self.open.entry(key.clone()).or_insert_with(|| Open {
-            due: Instant::now() + BATCH_WAIT,
-            bytes: 0,
-            entries: Vec::new(),
-        });
-        open.bytes += bytes(&entry);
-        open.entries.push(entry);
-        if open.entries.len() < BATCH_MAX && open.bytes < BATCH_BYTES_MAX {
-            return None;
+        match self.open.entry(key) {
+            hash_map::Entry::Vacant(place) => {
+                place.insert(Open::new(entry));
+                None
+            }
+            hash_map::Entry::Occupied(mut place) => {
+                place.get_mut().push(entry).then(|| place.remove().batch())
+            }
         }
-        self.open.remove(&key).and_then(|open| batch(open.entries))
     }
 
     /// When the next batch has waited long enough.
@@ -87,12 +108,12 @@ impl Batches {
     /// Takes the batches that have waited long enough by then.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Batch> {
         let due = self.open.extract_if(|_, open| open.due <= now);
-        due.filter_map(|(_, open)| batch(open.entries)).collect()
+        due.map(|(_, open)| open.batch()).collect()
     }
 
     /// Takes all batches.
     pub(super) fn take_all(&mut self) -> Vec<Batch> {
-        self.open.drain().filter_map(|(_, open)| batch(open.entries)).collect()
+        self.open.drain().map(|(_, open)| open.batch()).collect()
     }
 }
 
@@ -103,23 +124,17 @@ fn bytes(entry: &HistoryEntry) -> usize {
     RECORD + entry.subject.len() + entry.outputs.len() * OUTPUT
 }
 
-/// None where there is nothing to store.
-fn batch(entries: Vec<HistoryEntry>) -> Option<Batch> {
-    let first = entries.first()?;
-    let subject = match &first.position {
-        Some(position) => history::shelf_subject(position, &first.runner.plugin),
-        None => history::plain_subject(&first.runner.plugin),
-    };
-    Some(Batch { subject, entries })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{super::page::tests::success, *};
+    use super::{
+        super::page::{self, tests::success},
+        *,
+    };
     use busway_core::history::{Cause, Counts, Disposition};
 
-    fn sequences(batch: &Batch) -> Vec<u64> {
-        batch.entries.iter().map(|entry| entry.position.as_ref().unwrap().sequence).collect()
+    fn sequences(batch: Batch) -> Vec<u64> {
+        let entries = page::read(&batch.page.finish().unwrap()).unwrap();
+        entries.iter().map(|entry| entry.position.as_ref().unwrap().sequence).collect()
     }
 
     fn failure(sequence: u64) -> HistoryEntry {
@@ -136,12 +151,12 @@ mod tests {
     async fn a_batch_is_full_with_256_records() {
         let mut batches = Batches::default();
         for sequence in 0..255 {
-            assert_eq!(batches.push(success(sequence)), None);
+            assert!(batches.push(&success(sequence)).is_none());
         }
-        let full = batches.push(success(255)).unwrap();
-        assert_eq!((full.entries.len(), &*full.subject), (256, "busway.history.done.IN.17.0.p"));
+        let full = batches.push(&success(255)).unwrap();
+        assert_eq!((full.page.records(), &*full.subject), (256, "busway.history.done.IN.17.0.p"));
         assert_eq!(batches.due(), None);
-        assert_eq!(batches.push(success(256)), None);
+        assert!(batches.push(&success(256)).is_none());
         assert_eq!(batches.take_all().len(), 1);
     }
 
@@ -149,9 +164,9 @@ mod tests {
     async fn a_batch_is_full_with_long_subjects_long_before() {
         let mut batches = Batches::default();
         let long = |sequence| HistoryEntry { subject: "a".repeat(4_000), ..success(sequence) };
-        let full = (0..256).find_map(|sequence| batches.push(long(sequence))).unwrap();
-        assert_eq!(full.entries.len(), 16);
-        assert!(super::super::page::write(&full.entries).unwrap().len() < 128 << 10);
+        let full = (0..256).find_map(|sequence| batches.push(&long(sequence))).unwrap();
+        assert_eq!(full.page.records(), 16);
+        assert!(full.page.finish().unwrap().len() < 128 << 10);
     }
 
     #[tokio::test(start_paused = true)]
@@ -159,24 +174,24 @@ mod tests {
         let mut batches = Batches::default();
         assert_eq!(batches.due(), None);
         let began = Instant::now();
-        batches.push(success(1));
+        batches.push(&success(1));
         tokio::time::advance(Duration::from_millis(60)).await;
-        batches.push(success(2));
+        batches.push(&success(2));
         assert_eq!(batches.due(), Some(began + BATCH_WAIT));
-        assert_eq!(batches.take_due(Instant::now()), []);
+        assert!(batches.take_due(Instant::now()).is_empty());
         tokio::time::advance(Duration::from_millis(40)).await;
         let due = batches.take_due(Instant::now());
-        assert_eq!(due.iter().map(sequences).collect::<Vec<_>>(), [[1, 2]]);
+        assert_eq!(due.into_iter().map(sequences).collect::<Vec<_>>(), [[1, 2]]);
         assert_eq!(batches.due(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_waits_for_nobody_and_is_kept_under_its_events_id() {
         let mut batches = Batches::default();
-        batches.push(success(1));
-        let alone = batches.push(failure(2)).unwrap();
-        assert_eq!(sequences(&alone), [2]);
+        batches.push(&success(1));
+        let alone = batches.push(&failure(2)).unwrap();
         assert_eq!(alone.subject, format!("busway.history.event.{}.p", failure(2).event_id));
+        assert_eq!(sequences(alone), [2]);
         assert_eq!(batches.take_all().len(), 1);
     }
 
@@ -187,7 +202,7 @@ mod tests {
         other_host.runner = Arc::new(Runner { host: "h2".into(), ..(*other_host.runner).clone() });
         let plain = HistoryEntry { position: None, ..success(4) };
         for entry in [success(1023), success(1024), success(1), other_host, plain] {
-            assert_eq!(batches.push(entry), None);
+            assert!(batches.push(&entry).is_none());
         }
         let mut subjects: Vec<_> = batches.take_all().into_iter().map(|batch| batch.subject).collect();
         subjects.sort();

@@ -1,8 +1,9 @@
 //! Records as they are stored: a page of JSON with a version, one or many records of one runner about events of one stream.
 //!
 //! What all records of a page share stands once, what is zero or empty is left out, and names are a letter or two: most
-//! pages hold hundreds of successes that nobody will ever ask for. An event's id is not stored where it follows from the
-//! event's place. A page of an unknown version is passed over by a reader, who says so.
+//! pages hold hundreds of successes that nobody will ever ask for. An event's id is not stored where the event has a place:
+//! it follows from that, and is not worked out here to see that it does. A page of an unknown version is passed over by a
+//! reader, who says so.
 
 use busway_core::{
     Attempt, EventId, HistoryEntry, Position, Used,
@@ -10,13 +11,20 @@ use busway_core::{
     port::Stored,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+mod draft;
+
+pub(super) use draft::Draft;
 
 /// The version that is written.
 const VERSION: u32 = 1;
 
+/// Borrowed where it is written.
+type Text<'a> = Cow<'a, str>;
+
 #[derive(Serialize, Deserialize)]
-struct Page {
+struct Page<'a> {
     v: u32,
     plugin: String,
     consumer: String,
@@ -25,21 +33,23 @@ struct Page {
     /// The stream of the events and its creation time; none for events that no stream holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<(String, i128)>,
-    /// What the records' times count from.
+    /// What the records' times count from: when the first began.
     from_ms: u64,
     /// Subjects and streams that the records name by their place in this list.
     names: Vec<String>,
-    runs: Vec<Record>,
+    /// Written by [`Draft`], one by one.
+    #[serde(borrow, skip_serializing)]
+    runs: Vec<Record<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Record {
+struct Record<'a> {
     /// The event's sequence.
     #[serde(default, skip_serializing_if = "is_default", rename = "q")]
     sequence: u64,
     /// The event's id, where it does not follow from its place.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "i")]
-    id: Option<String>,
+    id: Option<Text<'a>>,
     #[serde(default, skip_serializing_if = "is_default", rename = "s")]
     subject: usize,
     #[serde(default = "first", skip_serializing_if = "is_first", rename = "n")]
@@ -50,13 +60,13 @@ struct Record {
     delivered: u64,
     /// Milliseconds after the page's.
     #[serde(default, skip_serializing_if = "is_default", rename = "b")]
-    began: u64,
+    began: i64,
     #[serde(default, skip_serializing_if = "is_default", rename = "t")]
     took_us: u64,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "u")]
     used: Option<Usage>,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "c")]
-    cause: Option<(bool, String, String, String)>,
+    cause: Option<(bool, Text<'a>, Text<'a>, Text<'a>)>,
     #[serde(default, skip_serializing_if = "is_default", rename = "e")]
     end: End,
     #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "o")]
@@ -64,11 +74,11 @@ struct Record {
     #[serde(default, skip_serializing_if = "is_default", rename = "a")]
     atomic: bool,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "f")]
-    duplicate_of: Option<String>,
+    duplicate_of: Option<Text<'a>>,
     #[serde(default, skip_serializing_if = "is_default", rename = "x")]
     sent: u32,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "g")]
-    trace_id: Option<String>,
+    trace_id: Option<Text<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -126,29 +136,6 @@ pub(super) enum Unreadable {
     Nonsense(&'static str),
 }
 
-/// A page of these records, which have one runner and one stream, or none.
-pub(super) fn write(entries: &[HistoryEntry]) -> Result<Vec<u8>, Unreadable> {
-    let first = entries.first().ok_or(Unreadable::Nonsense("no records"))?;
-    let Runner { plugin, consumer, version, host } = &*first.runner;
-    let origin =
-        first.position.as_ref().map(|position| (position.stream.to_string(), position.stream_created_ns));
-    let from_ms = entries.iter().map(|entry| entry.began_at_ms).min().unwrap_or_default();
-    let mut names = Names::default();
-    let runs = entries.iter().map(|entry| record(entry, from_ms, &mut names)).collect();
-    let page = Page {
-        v: VERSION,
-        plugin: plugin.to_string(),
-        consumer: consumer.clone(),
-        version: version.clone(),
-        host: host.clone(),
-        origin,
-        from_ms,
-        names: names.list,
-        runs,
-    };
-    Ok(serde_json::to_vec(&page)?)
-}
-
 /// The records of a page.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<HistoryEntry>, Unreadable> {
     #[derive(Deserialize)]
@@ -175,75 +162,6 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<HistoryEntry>, Unreadable> {
     page.runs.into_iter().map(|run| shared.entry(run)).collect()
 }
 
-/// Names in the order in which they first occurred.
-#[derive(Default)]
-struct Names<'a> {
-    list: Vec<String>,
-    known: HashMap<&'a str, usize>,
-}
-
-impl<'a> Names<'a> {
-    fn place(&mut self, name: &'a str) -> usize {
-        *self.known.entry(name).or_insert_with(|| {
-            self.list.push(name.to_owned());
-            self.list.len() - 1
-        })
-    }
-}
-
-fn record<'a>(entry: &'a HistoryEntry, from_ms: u64, names: &mut Names<'a>) -> Record {
-    let follows = entry.position.as_ref().is_some_and(|position| EventId::of(position) == entry.event_id);
-    Record {
-        sequence: entry.position.as_ref().map_or(0, |position| position.sequence),
-        id: (!follows).then(|| entry.event_id.to_string()),
-        subject: names.place(&entry.subject),
-        attempt: entry.attempt.0,
-        round: entry.round,
-        delivered: entry.delivered,
-        began: entry.began_at_ms - from_ms,
-        took_us: micros(entry.took),
-        used: entry.used.as_ref().map(usage),
-        cause: entry.cause.as_ref().map(|cause| {
-            let Cause { counts, class, code, reason } = cause;
-            (*counts == Counts::Failed, class.clone(), code.clone(), reason.clone())
-        }),
-        end: end(entry.disposition),
-        outputs: entry
-            .outputs
-            .iter()
-            .map(|stored| (names.place(&stored.stream), stored.sequence, u8::from(stored.duplicate)))
-            .collect(),
-        atomic: entry.atomic,
-        duplicate_of: entry.duplicate_of.as_ref().map(ToString::to_string),
-        sent: entry.sent,
-        trace_id: entry.trace_id.clone(),
-    }
-}
-
-fn usage(used: &Used) -> Usage {
-    Usage {
-        wall_us: micros(used.wall),
-        cpu_us: micros(used.cpu),
-        memory_bytes: used.memory_bytes,
-        publishes: used.publishes,
-        publish_bytes: used.publish_bytes,
-        log_lines: used.log_lines,
-        log_lines_dropped: used.log_lines_dropped,
-        denied: used.denied,
-    }
-}
-
-fn end(disposition: Disposition) -> End {
-    match disposition {
-        Disposition::Done => End::Done,
-        Disposition::Retried { wait, waits: Waits::InConsumer } => End::RetriedMs(millis(wait)),
-        Disposition::Retried { wait, waits: Waits::Parked } => End::ParkedMs(millis(wait)),
-        Disposition::DeadLettered { letter } => End::Letter(letter),
-        Disposition::PutBack { wait } => End::PutBackMs(millis(wait)),
-        Disposition::Left => End::Left,
-    }
-}
-
 /// What the records of a page share.
 struct Shared {
     runner: Arc<Runner>,
@@ -257,7 +175,7 @@ impl Shared {
         self.names.get(place).cloned().ok_or(Unreadable::Nonsense("a name that is not there"))
     }
 
-    fn entry(&self, run: Record) -> Result<HistoryEntry, Unreadable> {
+    fn entry(&self, run: Record<'_>) -> Result<HistoryEntry, Unreadable> {
         let position = self.origin.as_ref().map(|(stream, created)| Position {
             stream: Arc::clone(stream),
             stream_created_ns: *created,
@@ -275,19 +193,19 @@ impl Shared {
             event_id,
             position,
             subject: self.name(run.subject)?,
-            trace_id: run.trace_id,
+            trace_id: run.trace_id.map(Cow::into_owned),
             runner: Arc::clone(&self.runner),
             attempt: Attempt(run.attempt),
             round: run.round,
             delivered: run.delivered,
-            began_at_ms: self.from_ms.saturating_add(run.began),
+            began_at_ms: self.from_ms.saturating_add_signed(run.began),
             took: Duration::from_micros(run.took_us),
             used: run.used.map(used),
             cause: run.cause.map(|(failed, class, code, reason)| Cause {
                 counts: if failed { Counts::Failed } else { Counts::Refused },
-                class,
-                code,
-                reason,
+                class: class.into_owned(),
+                code: code.into_owned(),
+                reason: reason.into_owned(),
             }),
             disposition: disposition(run.end),
             outputs: run.outputs.into_iter().map(output).collect::<Result<_, Unreadable>>()?,
@@ -327,17 +245,17 @@ fn disposition(end: End) -> Disposition {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+
+    /// A page of these records.
+    fn write(entries: &[HistoryEntry]) -> serde_json::Result<Vec<u8>> {
+        let (first, others) = entries.split_first().unwrap();
+        let mut page = Draft::new(first);
+        others.iter().for_each(|entry| page.add(entry));
+        page.finish()
+    }
 
     /// A success with the event of a sequence.
     pub(in super::super) fn success(sequence: u64) -> HistoryEntry {
@@ -405,7 +323,6 @@ pub(super) mod tests {
             outputs: vec![stored("OUT", 1), stored("OTHER", 2), stored("OUT", 3)],
             atomic: true,
             sent: 2,
-            event_id: EventId::random([7; 32]),
             duplicate_of: Some(EventId::random([8; 32])),
             used: Some(Used {
                 publishes: 3,
@@ -419,8 +336,13 @@ pub(super) mod tests {
         };
         let entries: Vec<_> = failures.chain([published, success(1)]).collect();
         assert_eq!(read(&write(&entries).unwrap()).unwrap(), entries);
-        let plain: Vec<_> =
-            entries.iter().map(|entry| HistoryEntry { position: None, ..entry.clone() }).collect();
+        let event_id = EventId::random([7; 32]);
+        let without = |entry: &HistoryEntry| HistoryEntry {
+            position: None,
+            event_id: event_id.clone(),
+            ..entry.clone()
+        };
+        let plain: Vec<_> = entries.iter().map(without).collect();
         assert_eq!(read(&write(&plain).unwrap()).unwrap(), plain);
     }
 
@@ -429,6 +351,16 @@ pub(super) mod tests {
         let entries: Vec<_> = (1_000_000..1_000_256).map(success).collect();
         let bytes = write(&entries).unwrap().len();
         assert!(bytes < 256 * 100, "{bytes}");
+    }
+
+    #[test]
+    fn an_id_is_stored_only_where_no_place_tells_it_and_read_where_it_is_stored() {
+        let page = String::from_utf8(write(&[success(1)]).unwrap()).unwrap();
+        assert!(!page.contains(r#""i":"#), "{page}");
+        let other = EventId::random([7; 32]);
+        let page = page.replace(r#"[{"q":1"#, &format!(r#"[{{"i":"{other}","q":1"#));
+        let told = read(page.as_bytes()).unwrap();
+        assert_eq!(told, [HistoryEntry { event_id: other, ..success(1) }]);
     }
 
     #[test]

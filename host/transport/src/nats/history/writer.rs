@@ -11,7 +11,6 @@ use super::{
         publish::{Ack, Store},
     },
     batches::{BATCH_MAX, Batch, Batches},
-    page,
 };
 use async_nats::HeaderMap;
 use busway_core::HistoryEntry;
@@ -88,7 +87,7 @@ impl HistoryWriter {
                         break;
                     }
                     state.rested = Instant::now() + if taken < BATCH_MAX { REST } else { Duration::ZERO };
-                    let full = state.taken.drain(..).filter_map(|entry| state.batches.push(entry));
+                    let full = state.taken.drain(..).filter_map(|entry| state.batches.push(&entry));
                     self.send(full, &state.in_flight);
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if has_room && due.is_some() => {
@@ -113,7 +112,7 @@ impl HistoryWriter {
     /// Stores everything, whether due or not.
     async fn empty(&self, state: &mut State) {
         while let Ok(entry) = state.entries.try_recv() {
-            let batch = state.batches.push(entry);
+            let batch = state.batches.push(&entry);
             self.send(batch, &state.in_flight);
         }
         self.send(state.batches.take_all(), &state.in_flight);
@@ -158,9 +157,9 @@ async fn look(
 }
 
 async fn store(line: Arc<Line>, control: Arc<Line>, batch: Batch) -> Result<(), Lost> {
-    let entries = batch.entries.len() as u64;
+    let entries = batch.page.records() as u64;
     let lost = |why: String| Lost { entries, why };
-    let bytes = page::write(&batch.entries).map_err(|why| lost(why.to_string()))?;
+    let bytes = batch.page.finish().map_err(|why| lost(why.to_string()))?;
     let store = Store { line: &line, control: &control };
     match store.until_answered(&batch.subject, &HeaderMap::new(), bytes.into()).await {
         Ack::Stored(_) => Ok(()),
