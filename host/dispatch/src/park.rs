@@ -63,8 +63,10 @@ pub(crate) async fn passed_on(lane: &Lane, delivery: &Delivery, record: &Attempt
     Some(match again::passed_on(receipt, record)? {
         PassedOn::Surely => acknowledge(lane, receipt, Duration::ZERO).await,
         PassedOn::Perhaps { failed_runs, run } => {
-            let until = run.at_ms.saturating_add(run.wait.map_or(0, |wait| wait.as_millis() as u64));
-            let left = Duration::from_millis(until.saturating_sub(lane.host.clock.now_ms())).max(WAIT_MIN);
+            // A clock that was set back since must not make the wait longer than it was.
+            let (wait, now) = (run.wait.unwrap_or_default(), lane.host.clock.now_ms());
+            let over = Duration::from_millis(now.saturating_sub(run.at_ms));
+            let left = wait.saturating_sub(over).max(WAIT_MIN);
             match lane.settle.park(delivery, failed_runs, left).await {
                 Ok(()) => acknowledge(lane, receipt, left).await,
                 // The broker can't any more; the record has to say so, or this would never end.

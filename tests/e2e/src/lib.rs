@@ -4,6 +4,7 @@
 //! broker; `cargo xtask test` sets all three. What is missing fails the test with what to do about it.
 
 pub mod bus;
+pub mod raw;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use busway_sandbox_tests::{ATTEMPT, OK, PUBLISH, guest};

@@ -1,7 +1,8 @@
 //! `busway doctor` against a real broker: what it finds, and what it changes only when asked.
 
 use anyhow::{Result, ensure};
-use busway_e2e_tests::{Folder, broker, config};
+use async_nats::jetstream::stream;
+use busway_e2e_tests::{Folder, broker, bus::Bus, config};
 use busway_sandbox_tests::echo;
 use busway_testkit::nats::NatsServer;
 
@@ -52,5 +53,24 @@ async fn drift_is_shown_as_a_difference_and_only_consumers_are_changed_and_only_
         code == Some(1) && about("stream OUT").iter().any(|found| found["level"] == "failure"),
         "{after}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_output_stream_on_disk_with_slow_batches_is_warned_of_and_an_input_stream_is_not() -> Result<()> {
+    let server = NatsServer::start()?;
+    let folder = Folder::new(&config(&broker(&server.url()), ""))?;
+    folder.guest("p", &echo("out.a"))?;
+    folder.up_and_ready().await?.stop().await?;
+    let (before, _) = doctor(&folder, &[]).await?;
+    ensure!(!before.contains("allow_atomic"), "{before}");
+    let bus = Bus::connect(&server).await?;
+    for name in ["IN", "OUT"] {
+        let open = bus.config_of(name).await?;
+        bus.change_stream(stream::Config { allow_atomic_publish: true, ..open }).await?;
+    }
+    let (found, code) = doctor(&folder, &[]).await?;
+    ensure!(code == Some(0) && found.contains("warning  stream OUT: has `allow_atomic`"), "{found}");
+    ensure!(!found.contains("stream IN: has"), "{found}");
     Ok(())
 }

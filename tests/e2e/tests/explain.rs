@@ -202,3 +202,65 @@ async fn what_can_not_be_explained_says_why() -> Result<()> {
     bus.idle("IN", "busway-p").await?;
     host.stop().await
 }
+
+#[tokio::test]
+async fn an_event_that_was_parked_and_then_succeeded_is_told_with_both_attempts() -> Result<()> {
+    let server = NatsServer::start()?;
+    let patient = config(&broker(&server.url()), "")
+        .replace("backoff = [\"50ms\"]", "backoff = [\"1200ms\"], jitter = 0.0, park_after = \"1s\"");
+    let (folder, bus) = (Folder::new(&patient)?, Bus::connect(&server).await?);
+    let handler = format!("(if (i32.lt_u (call $attempt) (i32.const 2)) (then unreachable)) {OK}");
+    folder.guest("p", &guest(ATTEMPT, "", &handler))?;
+    let host = folder.up_and_ready().await?;
+    bus.publish("in.a", [Bytes::from_static(b"1")]).await?;
+    let page = told(&folder, "IN:1", "p: done at attempt 2").await?;
+    println!("{page}");
+    let lines = outline(&page);
+    let attempts: Vec<_> = lines.iter().filter(|line| line.starts_with("attempt ")).collect();
+    ensure!(attempts.len() == 2, "{page}");
+    assert_eq!(attempts[0], "attempt 1 _ _ UTC failed: trap unreachable, parked for 1.2 s");
+    assert_eq!(attempts[1], "attempt 2 _ _ UTC done");
+    host.stop().await
+}
+
+#[tokio::test]
+async fn an_event_that_was_redriven_and_then_succeeded_is_told_with_both_rounds() -> Result<()> {
+    let (_server, folder, bus) = setting("", "").await?;
+    folder.guest("p", &reject("bad-order", "no id"))?;
+    let host = folder.up_and_ready().await?;
+    bus.publish("in.a", [Bytes::from_static(b"1")]).await?;
+    bus.wait_for("BUSWAY_DLQ", 1).await?;
+    bus.idle("IN", "busway-p").await?;
+    host.stop().await?;
+    folder.guest("p", &echo("out.mended"))?;
+    let host = folder.up_and_ready().await?;
+    folder.told(&["dlq", "retry", "1"]).await?;
+    let page = told(&folder, "IN:1", "p: done\n").await?;
+    println!("{page}");
+    let lines = outline(&page);
+    let attempts: Vec<_> = lines.iter().filter(|line| line.starts_with("attempt ")).collect();
+    ensure!(attempts.len() == 2, "{page}");
+    assert_eq!(attempts[0], "attempt 1 _ _ UTC failed: reject bad-order, dead letter 1");
+    assert_eq!(attempts[1], "attempt 1 of redrive 1 _ _ UTC done");
+    for expected in ["outputs  OUT:1", "dead letter 1 is not there any more: it was redriven"] {
+        assert!(page.contains(expected), "{expected:?} is not in\n{page}");
+    }
+    host.stop().await
+}
+
+#[tokio::test]
+async fn the_last_success_before_a_host_was_killed_is_told_or_why_its_record_may_be_lost() -> Result<()> {
+    let (_server, folder, bus) = setting("", "").await?;
+    folder.guest("p", &echo("out.echo"))?;
+    let host = folder.up_and_ready().await?;
+    bus.publish("in.a", (0..300).map(|n| Bytes::from(n.to_string()))).await?;
+    bus.idle("IN", "busway-p").await?;
+    host.kill().await?;
+    for asked in ["IN:1", "IN:300"] {
+        let page = folder.told(&["explain", asked]).await?;
+        println!("{page}");
+        let lost = "in the last moments (100 ms) before a host was killed";
+        ensure!(page.contains("p: done\n") || page.contains(lost), "{page}");
+    }
+    Ok(())
+}

@@ -2,11 +2,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use async_nats::{HeaderMap, jetstream::stream};
-use busway_e2e_tests::{Folder, broker, bus::Bus, config, eventually};
+use busway_e2e_tests::{Folder, broker, bus::Bus, config, eventually, raw};
 use busway_sandbox_tests::{ATTEMPT, OK, body, echo, guest, reject, retry};
 use busway_testkit::nats::NatsServer;
 use bytes::Bytes;
-use std::io::{Read as _, Write as _};
 
 /// `plugin` stands at the end of the plugin's section.
 async fn setting(plugin: &str) -> Result<(NatsServer, Folder, Bus)> {
@@ -219,7 +218,7 @@ async fn messages_with_malformed_headers_become_dead_letters_as_they_are_and_sto
         b"NATS/1.0\r\nno colon here\r\n\r\n",
         b"NATS/1.0\r\na b: c\r\n\r\n",
     ] {
-        publish_raw(&server, "in.bad", block, b"raw")?;
+        raw::publish(&server, "in.bad", block, b"raw")?;
     }
     bus.publish("in.a", one(b"last")).await?;
     let outputs = bus.wait_for("OUT", 2).await?;
@@ -235,25 +234,4 @@ async fn messages_with_malformed_headers_become_dead_letters_as_they_are_and_sto
     }
     bus.idle("IN", "busway-p").await?;
     host.stop().await
-}
-
-/// Publishes past every client library, header block as given.
-fn publish_raw(server: &NatsServer, subject: &str, block: &[u8], payload: &[u8]) -> Result<()> {
-    let mut stream = std::net::TcpStream::connect(server.address())?;
-    stream.write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n")?;
-    stream.write_all(
-        format!("HPUB {subject} {} {}\r\n", block.len(), block.len() + payload.len()).as_bytes(),
-    )?;
-    stream.write_all(block)?;
-    stream.write_all(payload)?;
-    stream.write_all(b"\r\nPING\r\n")?;
-    let mut told = Vec::new();
-    let mut buffer = [0; 4096];
-    // The pong says that the server has taken what came before it.
-    while !told.windows(4).any(|window| window == b"PONG") {
-        let read = stream.read(&mut buffer)?;
-        ensure!(read > 0, "the server hung up: {}", String::from_utf8_lossy(&told));
-        told.extend(buffer.iter().take(read));
-    }
-    Ok(())
 }

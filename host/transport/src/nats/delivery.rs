@@ -2,10 +2,7 @@
 
 use super::wire;
 use async_nats::Message;
-use busway_core::{
-    Delivery, EventId, Position, Receipt,
-    port::{Content, Message as Stored},
-};
+use busway_core::{Delivery, EventId, Position, Receipt};
 use std::sync::Arc;
 
 /// What every acknowledgement subject begins with.
@@ -68,19 +65,14 @@ impl Origin {
     /// The delivery in a message on our own inbox; none where it isn't one of this consumer's: a status message, or
     /// something that somebody else sent here.
     pub(super) fn delivery(&self, message: Message) -> Option<Delivery> {
-        let reply = message.reply?;
+        let reply = message.reply.clone()?;
         let ack = AckSubject::parse(&reply)?;
         if *ack.stream != *self.stream || *ack.consumer != *self.consumer {
             return None;
         }
         let receipt = self.receipt(ack.sequence, ack.delivered, ack.stored_at_ns);
-        let headers = message.headers.as_ref().map(wire::from_library).unwrap_or_default();
         Some(Delivery {
-            content: Content::Message(Stored {
-                subject: message.subject.into_string(),
-                headers,
-                payload: message.payload,
-            }),
+            content: wire::content(message),
             receipt: Receipt { token: reply.into_string(), ..receipt },
         })
     }

@@ -84,7 +84,7 @@ pub use returned::ReturnedSource;
 pub use seen::SEEN_BUCKET;
 pub use settle::NatsSettle;
 pub use source::NatsSource;
-pub use survey::{ConsumerFinding, StreamFinding};
+pub use survey::{BatchCost, ConsumerFinding, StreamFinding};
 pub use topology::{
     Batches, Difference, Discard, Ensured, Ownership, Retention, Storage, StreamSpec, TopologyError,
 };

@@ -7,6 +7,7 @@ use super::{
     own_streams,
     topology::{self, Difference},
 };
+use async_nats::jetstream::stream;
 use busway_core::Binding;
 
 /// A stream as it was found.
@@ -20,6 +21,19 @@ pub struct StreamFinding {
     pub bytes: u64,
     /// The most bytes it may hold; none for no limit.
     pub bytes_max: Option<u64>,
+    /// What an atomic batch in it costs.
+    pub batches: BatchCost,
+}
+
+/// What the outputs of an event cost as one atomic batch, against single publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchCost {
+    /// The stream takes no batches.
+    NotTaken,
+    /// About the same: the broker holds a batch back in memory.
+    Same,
+    /// About a hundred times as much: on disk with one copy, the broker makes a store of files for each batch.
+    StoreEach,
 }
 
 /// A consumer as it was found.
@@ -90,11 +104,20 @@ impl Nats {
     }
 }
 
-fn finding(differences: Vec<Difference>, info: &async_nats::jetstream::stream::Info) -> StreamFinding {
+fn finding(differences: Vec<Difference>, info: &stream::Info) -> StreamFinding {
     StreamFinding {
         differences,
         messages: info.state.messages,
         bytes: info.state.bytes,
         bytes_max: u64::try_from(info.config.max_bytes).ok().filter(|bytes| *bytes > 0),
+        batches: batch_cost(&info.config),
+    }
+}
+
+fn batch_cost(config: &stream::Config) -> BatchCost {
+    match (config.allow_atomic_publish, config.storage, config.num_replicas) {
+        (false, _, _) => BatchCost::NotTaken,
+        (true, stream::StorageType::File, 0 | 1) => BatchCost::StoreEach,
+        (true, stream::StorageType::File | stream::StorageType::Memory, _) => BatchCost::Same,
     }
 }

@@ -4,8 +4,11 @@
 //! go in through `FromStr` only. And its parser ends the connection over a block that it can't read, so [`parse`] follows
 //! its rules to the letter: what passes here passes there.
 
-use async_nats::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use busway_core::Headers;
+use async_nats::{HeaderMap, HeaderName, HeaderValue, Message, StatusCode};
+use busway_core::{
+    Headers,
+    port::{Content, Malformed, Message as Came},
+};
 use std::str::FromStr as _;
 
 /// The largest header block that a stream takes.
@@ -29,6 +32,23 @@ pub(super) fn from_library(map: &HeaderMap) -> Headers {
         }
     }
     headers
+}
+
+/// What came, for the events' path. A header without a name is received by the library and can't be sent again, neither
+/// in a dead letter nor in a copy: such a message is a malformed one, whose header block is kept as bytes.
+pub(super) fn content(message: Message) -> Content {
+    let headers = message.headers.as_ref().map(from_library).unwrap_or_default();
+    let (subject, payload) = (message.subject.into_string(), message.payload);
+    if headers.iter().any(|(name, _)| name.is_empty()) {
+        let why = "a header without a name".to_owned();
+        return Content::Malformed(Malformed {
+            subject,
+            header_block: to_block(&headers).into(),
+            payload,
+            why,
+        });
+    }
+    Content::Message(Came { subject, headers, payload })
 }
 
 /// What is sent.
@@ -173,5 +193,28 @@ mod tests {
             let headers: Headers = [(name, value)].into_iter().collect();
             assert!(to_library(&headers).is_err(), "{name:?} {value:?}");
         }
+    }
+
+    #[test]
+    fn a_message_with_a_header_without_a_name_is_malformed_and_keeps_every_line() {
+        let came = |names: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for name in names {
+                headers.append(HeaderName::from_str(name).unwrap(), HeaderValue::from_str("v").unwrap());
+            }
+            content(Message {
+                subject: "in.a".into(),
+                reply: None,
+                payload: "1".into(),
+                headers: Some(headers),
+                status: None,
+                description: None,
+                length: 0,
+            })
+        };
+        assert!(matches!(came(&["a"]), Content::Message(_)));
+        let Content::Malformed(malformed) = came(&["a", ""]) else { panic!("it can't be sent again") };
+        assert_eq!((malformed.subject.as_str(), &malformed.payload[..]), ("in.a", &b"1"[..]));
+        assert_eq!(parse(&malformed.header_block).unwrap().len(), 2);
     }
 }

@@ -10,11 +10,14 @@ mod version;
 use super::{ConfigFile, OutputFormat, connect, print};
 use crate::{
     Exit, advice,
-    config::{self, Config},
+    config::{self, Config, StreamConfig},
     wire,
 };
 use busway_core::Binding;
-use busway_transport::{ConsumerSettings, Nats, OpenError, nats::StreamFinding};
+use busway_transport::{
+    ConsumerSettings, Nats, OpenError,
+    nats::{BatchCost, StreamFinding},
+};
 use clap::Args;
 use findings::{Findings, Level};
 use serde_json::json;
@@ -116,7 +119,8 @@ async fn streams(config: &Config, nats: &Nats, findings: &mut Findings) {
                 findings.add(Level::Failure, subject, what);
             }
             Ok(Some(found)) if found.differences.is_empty() => {
-                findings.add(Level::Good, subject, format!("as configured, {}", filled(&found)));
+                findings.add(Level::Good, subject.clone(), format!("as configured, {}", filled(&found)));
+                batches(config, stream, &found, findings);
             }
             Ok(Some(found)) => {
                 for difference in &found.differences {
@@ -128,6 +132,18 @@ async fn streams(config: &Config, nats: &Nats, findings: &mut Findings) {
             }
             Err(why) => findings.add(Level::Failure, subject, format!("can't be asked for: {why}")),
         }
+    }
+}
+
+/// Batches are slow where the broker makes a store of files for each; only streams that outputs go to have any.
+fn batches(config: &Config, stream: &StreamConfig, found: &StreamFinding, findings: &mut Findings) {
+    let takes_outputs = config.plugins.iter().any(|plugin| {
+        let mut granted = plugin.publish.iter();
+        granted.any(|granted| stream.subjects.iter().any(|subject| subject.value.overlaps(&granted.value)))
+    });
+    if found.batches == BatchCost::StoreEach && takes_outputs {
+        let what = "has `allow_atomic` and is on disk with one copy: several outputs of an event go out as one batch, which is about a hundred times slower than one by one; keep it where that matters less than that nobody sees a part of them, otherwise turn `allow_atomic` off, or give it more copies";
+        findings.add(Level::Warning, format!("stream {}", stream.name.value), what);
     }
 }
 

@@ -8,10 +8,7 @@
 use super::{Shared, queue::Entry};
 use crate::nats::{backoff, opening::SourceStatus, refusal, wire};
 use async_nats::{Client, Message, SubscribeError, Subscriber};
-use busway_core::{
-    AttemptRecord, Delivery, EventId, Receipt, SubjectFilter,
-    port::{Content, Message as Came},
-};
+use busway_core::{AttemptRecord, Delivery, EventId, Receipt, SubjectFilter};
 use futures_util::{StreamExt as _, stream::SelectAll};
 use std::{
     fs::File,
@@ -110,7 +107,7 @@ async fn drain(shared: &Shared, mut messages: Messages, receipts: &mut Receipts)
         match receipts.of(shared, &message) {
             Ok(receipt) => {
                 let endpoint = shared.first_endpoint + index;
-                let delivery = Delivery { content: content(message), receipt };
+                let delivery = Delivery { content: wire::content(message), receipt };
                 shared.came(Entry { delivery, attempts: AttemptRecord::default(), endpoint });
             }
             Err(why) => {
@@ -119,11 +116,6 @@ async fn drain(shared: &Shared, mut messages: Messages, receipts: &mut Receipts)
             }
         }
     }
-}
-
-fn content(message: Message) -> Content {
-    let headers = message.headers.as_ref().map(wire::from_library).unwrap_or_default();
-    Content::Message(Came { subject: message.subject.into_string(), headers, payload: message.payload })
 }
 
 async fn subscribe(shared: &Shared, errors: &mut watch::Receiver<String>) -> Result<Messages, String> {
