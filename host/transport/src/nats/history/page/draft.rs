@@ -81,6 +81,7 @@ impl Draft {
             runs: Vec::new(),
         };
         let mut bytes = serde_json::to_vec(&page)?;
+        // In place of the closing brace.
         bytes.pop();
         bytes.extend_from_slice(br#","runs":["#);
         bytes.extend_from_slice(&self.runs);
