@@ -61,7 +61,8 @@ pub struct Receipt {
     pub event_id: EventId,
     /// Where the event is stored; none for plain subjects.
     pub position: Option<Position>,
-    /// How often the broker has given this event to anyone, this time included; from 1.
+    /// How often the broker has given this event to anyone, this time included; from 1. It is at least that often: the
+    /// broker's count, which it may lose, corrected to 2 where a record shows, or may exist, that the event was given before.
     pub delivered: u64,
     /// When the broker stored the event, in milliseconds since the Unix epoch.
     pub published_at_ms: Option<u64>,

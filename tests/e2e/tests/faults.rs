@@ -214,7 +214,7 @@ async fn a_host_that_crashes_by_itself_leaves_what_it_held_to_the_next() -> Resu
 }
 
 #[tokio::test]
-async fn a_broker_without_jetstream_is_told_as_what_it_is() -> Result<()> {
+async fn an_account_without_jetstream_is_told_as_what_it_is() -> Result<()> {
     let server = NatsServer::start_with(
         "accounts {\n  A { users: [ { user: a, password: a } ] }\n  B { jetstream: enabled\n users: [ { user: b, password: b } ] }\n}",
     )?;
@@ -226,4 +226,44 @@ async fn a_broker_without_jetstream_is_told_as_what_it_is() -> Result<()> {
     assert_eq!(told.status.code(), Some(1), "{said}");
     assert!(said.contains("JetStream"), "{said}");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_broker_without_jetstream_is_told_as_what_it_is_and_waited_for_until_it_has_it() -> Result<()> {
+    let mut server = NatsServer::start_with("jetstream: disabled")?;
+    let folder = Folder::new(&config(&broker(&server.url()), ""))?;
+    folder.guest("p", &echo("out.echo"))?;
+    let waits = "JetStream does not answer; trying again";
+    let mut stopped = folder.up()?;
+    stopped.logged(waits).await?;
+    stopped.stop().await?;
+    let mut host = folder.up()?;
+    host.logged(waits).await?;
+    assert_eq!((host.get("/livez").await?.0, host.get("/readyz").await?.0), (200, 503));
+    server.restart_with("")?;
+    host.ready().await?;
+    let told = host.logged("JetStream answers now").await?;
+    assert!(told.contains("own streams"), "{told}");
+    // Once, however often it was tried.
+    assert_eq!(host.log().matches(waits).count(), 1, "{}", host.log());
+    host.stop().await
+}
+
+/// However far a host has come in its start: what it asks next gets no answer, and it goes on when the broker does.
+#[tokio::test]
+async fn a_broker_that_stands_still_while_a_host_starts_is_waited_for() -> Result<()> {
+    let server = NatsServer::start()?;
+    let proxy = Proxy::before(server.address()).await?;
+    let (folder, bus) = setting(&proxy.url(), &server, &echo("out.echo")).await?;
+    let mut host = folder.up()?;
+    host.logged("\"connected\"").await?;
+    let pid = server.pid().context("a server")?;
+    signal("STOP", pid).await?;
+    let told = host.logged("trying again").await;
+    signal("CONT", pid).await?;
+    told?;
+    host.ready().await?;
+    bus.publish("in.a", payloads(0..3)).await?;
+    bus.wait_for("OUT", 3).await?;
+    host.stop().await
 }

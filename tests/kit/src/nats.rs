@@ -109,6 +109,12 @@ impl NatsServer {
         self.wait()
     }
 
+    /// The same with other settings than before.
+    pub fn restart_with(&mut self, settings: &str) -> Result<()> {
+        settings.clone_into(&mut self.settings);
+        self.restart()
+    }
+
     /// Waits until the server answers.
     fn wait(&mut self) -> Result<()> {
         let began = Instant::now();

@@ -13,6 +13,8 @@ pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// JetStream's codes that something is decided on.
 pub(super) mod code {
+    pub const NO_CLUSTER: u64 = 10008;
+    pub const NOT_LEADER: u64 = 10009;
     pub const CONSUMER_NOT_FOUND: u64 = 10014;
     pub const INSUFFICIENT_RESOURCES: u64 = 10023;
     pub const ACCOUNT_RESOURCES_EXCEEDED: u64 = 10002;

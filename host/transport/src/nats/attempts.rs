@@ -70,6 +70,16 @@ pub(super) fn filters(event: &EventId) -> [String; 2] {
     [format!("$KV.{ATTEMPTS_BUCKET}.*.{event}"), format!("$KV.{ATTEMPTS_BUCKET}.*.{event}.*")]
 }
 
+/// The subjects of all of a plugin's records.
+pub(super) fn filter_of(plugin: &PluginName) -> String {
+    format!("$KV.{ATTEMPTS_BUCKET}.{plugin}.>")
+}
+
+/// The event of a record's subject.
+pub(super) fn event_of(subject: &str) -> Option<&str> {
+    subject.split('.').nth(3)
+}
+
 /// The plugin and the round of a record's subject.
 pub(super) fn whose(subject: &str) -> Option<(&str, u32)> {
     let mut tokens = subject.split('.').skip(2);

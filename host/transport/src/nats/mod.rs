@@ -3,11 +3,11 @@
 //! Reading order: [`config`], [`connect`] and what they need make the four connections; [`topology`] and
 //! [`own_streams`] make the streams,
 //! [`consumer`] a binding's durable consumer, from its [`checkpoint`] if need be; [`active`] which host may pull from an
-//! ordered one; [`opening`], [`pull`] and [`source`] bring its events, [`pause`] holds them back, [`delivery`] turns
+//! ordered one; [`opening`], [`pull`] and [`source`] bring its events, [`recorded`] tells which of them ran before, [`pause`] holds them back, [`delivery`] turns
 //! messages into them, [`malformed`] finds those that can't be received; [`settle`], [`attempts`] and [`seen`] end them,
 //! [`publish`], [`batch`], [`captures`] and [`dead_letters`] store what comes of them, [`kept`]
 //! reads it back for an audit, [`history`] and [`whereabouts`] tell of one event. [`plain`] is all of that for subjects that no
-//! stream holds. [`embedded`] runs a private broker. [`api`], [`version`] and [`wire`] lie
+//! stream holds. [`embedded`] runs a private broker. [`api`], [`patience`], [`version`] and [`wire`] lie
 //! under all.
 
 mod config;
@@ -26,6 +26,7 @@ mod topology;
 mod opening;
 mod pause;
 mod pull;
+mod recorded;
 mod returned;
 mod source;
 
@@ -55,6 +56,7 @@ mod survey;
 
 mod api;
 mod backoff;
+mod patience;
 mod version;
 mod wire;
 
@@ -104,7 +106,9 @@ use consumer::Spec;
 use futures_util::future::join_all;
 use malformed::GivenOut;
 use opening::Shared;
+use patience::until_answered;
 use plain::{CoreSettle, CoreSource, Inputs, Service, Surroundings};
+use recorded::Recorded;
 use returned::Objects;
 use std::{
     collections::HashMap,
@@ -181,25 +185,30 @@ impl Nats {
         line.await.cloned()
     }
 
-    /// Makes a stream, or compares the one that is there.
+    /// Makes a stream, or compares the one that is there. Waits as long as JetStream does not answer, and says so in the
+    /// log once. Cancel safe.
     ///
     /// # Errors
     /// Differences, line by line: an existing stream is never changed.
     pub async fn ensure_stream(&self, spec: &StreamSpec) -> Result<Ensured, TopologyError> {
-        topology::ensure(&self.control, spec).await
+        let what = format!("stream {}", spec.name);
+        let ensure = || topology::ensure(&self.control, spec);
+        until_answered(&self.control, &what, TopologyError::may_pass, ensure).await
     }
 
-    /// Makes the streams that Busway keeps its own records in.
+    /// Makes the streams that Busway keeps its own records in. Waits as long as JetStream does not answer, and says so in
+    /// the log once. Cancel safe.
     ///
     /// # Errors
     /// Where one exists and is not what the host relies on.
     pub async fn ensure_own_streams(&self, own: OwnStreams) -> Result<(), TopologyError> {
-        own_streams::ensure(&self.control, own).await
+        let ensure = || own_streams::ensure(&self.control, own);
+        until_answered(&self.control, "Busway's own streams", TopologyError::may_pass, ensure).await
     }
 
     /// Opens a binding: its durable consumer, if it has one, exists and is as wanted when this returns; the subscription
     /// is confirmed when the status says so. Pulling begins when the source is polled, a plain subscription when what runs
-    /// beside it is.
+    /// beside it is. Waits as long as JetStream does not answer, and says so in the log once. Cancel safe.
     ///
     /// # Errors
     /// A missing stream, a filter that captures nothing, a consumer that can't be changed in place; subjects that overlap.
@@ -280,11 +289,15 @@ impl Nats {
         binding: &Binding,
         settings: ConsumerSettings,
     ) -> Result<OpenBinding, OpenError> {
-        if binding.dedup.is_some() {
-            seen::check(&self.control, &binding.durable()).await?;
-        }
         let spec = Spec::of(binding, settings)?;
-        let confirmed = spec.ensure(&self.control, None).await?;
+        let ensure = async || {
+            if binding.dedup.is_some() {
+                seen::check(&self.control, &binding.durable()).await?;
+            }
+            spec.ensure(&self.control, None).await
+        };
+        let confirmed =
+            until_answered(&self.control, &binding.durable(), OpenError::may_pass, ensure).await?;
         let (status, watched) = watch::channel(SourceStatus::Opening);
         let given_out = Arc::new(GivenOut::default());
         let objects = Arc::new(Objects::default());
@@ -304,6 +317,10 @@ impl Nats {
             egress: Arc::clone(&self.egress),
             objects: Arc::clone(&objects),
         };
+        let recorded = match binding.subscription {
+            Subscription::Returned => Recorded::always_read(),
+            _ => Recorded::of(&binding.plugin),
+        };
         let source = NatsSource::new(Arc::new(Shared {
             spec,
             origin: confirmed.origin,
@@ -314,6 +331,7 @@ impl Nats {
             counters: Arc::clone(&counters),
             ack_floor: AtomicU64::new(confirmed.info.ack_floor.stream_sequence),
             active,
+            recorded: Arc::new(recorded),
         }));
         let source: Box<dyn Source> = match binding.subscription {
             Subscription::Returned => {

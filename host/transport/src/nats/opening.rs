@@ -1,5 +1,5 @@
 //! Opening a pull, and opening it again: wait for the broker, look at the consumer, look for what broke the connection,
-//! subscribe, have the broker confirm it. Trouble is waited out here and told through the status; only a stream that was
+//! subscribe, have the broker confirm it, ask which events ran before. Trouble is waited out here and told through the status; only a stream that was
 //! made anew ends in a halt, because its sequences mean other events.
 
 use super::{
@@ -9,6 +9,7 @@ use super::{
     consumer::{Before, OpenError, Spec},
     delivery::Origin,
     malformed::{self, GivenOut},
+    recorded::Recorded,
     refusal,
 };
 use async_nats::{Client, Subscriber};
@@ -72,6 +73,8 @@ pub(super) struct Shared {
     pub ack_floor: AtomicU64,
     /// Where one host at a time may pull.
     pub active: Option<Arc<ActiveLease>>,
+    /// Which events ran before.
+    pub recorded: Arc<Recorded>,
 }
 
 /// Why a pull is opened.
@@ -211,7 +214,9 @@ async fn attempt(shared: &Shared, reason: Reason, fruitless: usize) -> Result<Op
         Vec::new()
     };
     shared.counters.malformed.fetch_add(malformed.len() as u64, Ordering::Relaxed);
-    subscribe(shared, malformed).await
+    // Before anything is pulled.
+    let (opened, ()) = tokio::join!(subscribe(shared, malformed), shared.recorded.ask_anew(control));
+    opened
 }
 
 async fn subscribe(shared: &Shared, malformed: Vec<Delivery>) -> Result<Opened, Halt> {

@@ -52,7 +52,7 @@ pub(super) async fn ensure(line: &Line, own: OwnStreams) -> Result<(), TopologyE
     for config in own.configs() {
         let is_needed = config.name != ADVISORIES_STREAM;
         match ensure_one(line, config).await {
-            Err(why) if !is_needed => {
+            Err(why) if !is_needed && !why.may_pass() => {
                 let why = refusal::chain(&why);
                 warn!(%why, "the broker's advisories are not kept in {ADVISORIES_STREAM}");
             }

@@ -12,6 +12,7 @@ use super::{
     delivery::AckSubject,
     opening::{self, Lost, Opened, Reason, Shared, SourceStatus},
     pull::{Account, EXPIRES, HEARTBEAT, Meaning, Pulse},
+    recorded::Recorded,
     topology,
 };
 use async_nats::{Client, Message, Subscriber, jetstream::consumer::Info};
@@ -58,6 +59,8 @@ struct Open {
     seconds: Interval,
     /// Seconds since an event came.
     quiet_seconds: u64,
+    /// Seconds since the opening.
+    age_seconds: u64,
     /// Seconds since the consumer was last looked at.
     unchecked_seconds: u64,
     check: Option<BoxFuture<'static, Checked>>,
@@ -166,7 +169,11 @@ impl NatsSource {
 
 impl Source for NatsSource {
     fn next(&mut self, room: usize) -> BoxFuture<'_, Option<Delivery>> {
-        Box::pin(self.advance(room).map(Some))
+        Box::pin(async move {
+            let mut delivery = self.advance(room).await;
+            self.shared.recorded.correct(&mut delivery.receipt);
+            Some(delivery)
+        })
     }
 
     fn opening(&self) -> Opening {
@@ -213,6 +220,7 @@ impl Open {
             account: Account::new(),
             seconds,
             quiet_seconds: 0,
+            age_seconds: 0,
             unchecked_seconds: 0,
             check: None,
             consumer_sequence: opened.given.consumer_sequence,
@@ -314,10 +322,14 @@ impl Open {
             return Step::Reopen(Reason::NotActive);
         }
         self.quiet_seconds += 1;
+        self.age_seconds += 1;
         self.unchecked_seconds += 1;
         if self.unchecked_seconds >= CHECK_SECONDS && self.check.is_none() {
             self.unchecked_seconds = 0;
-            self.check = Some(look(shared).boxed());
+            // Who held an event when this was opened has lost it by the end of the broker's patience.
+            let until = shared.spec.ack_wait.as_secs() + CHECK_SECONDS;
+            let asks = self.age_seconds <= until || shared.recorded.is_unanswered();
+            self.check = Some(look(shared, asks.then(|| Arc::clone(&shared.recorded))).boxed());
         }
         match self.account.second(Instant::now()) {
             Pulse::Fine => Step::Nothing,
@@ -379,14 +391,17 @@ impl Open {
     }
 }
 
-/// Asks the broker about the consumer, and keeps how far it has come.
-fn look(shared: &Shared) -> impl Future<Output = Checked> + Send + use<> {
+/// Asks the broker about the consumer, keeps how far it has come, and asks again which events ran before.
+fn look(shared: &Shared, recorded: Option<Arc<Recorded>>) -> impl Future<Output = Checked> + Send + use<> {
     let (spec, origin, control) = (shared.spec.clone(), shared.origin.clone(), Arc::clone(&shared.control));
     let known = shared.ack_floor.load(Ordering::Relaxed);
     async move {
         let info = spec.info(&control).await?.map(Box::new);
         if let Some(info) = info.as_ref().filter(|info| info.ack_floor.stream_sequence > known) {
             checkpoint::write(&control, &origin, info.ack_floor.stream_sequence).await;
+        }
+        if let Some(recorded) = recorded {
+            recorded.ask_again(&control).await;
         }
         Ok(info)
     }

@@ -3,13 +3,17 @@
 use crate::support::within;
 use anyhow::{Context as _, Result, ensure};
 use busway_testkit::nats::NatsServer;
-use busway_transport::{Auth, ClientCertificate, ConnectError, Handshake, Nats, NatsConfig, Secret, Tls};
+use busway_transport::{
+    Auth, ClientCertificate, ConnectError, Handshake, Nats, NatsConfig, OwnStreams, Secret, Tls,
+};
 use nkeys::KeyPair as Nkey;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -272,5 +276,37 @@ async fn a_broker_that_is_not_there_yet_is_waited_for() -> Result<()> {
     assert!(!connecting.is_finished());
     server.restart()?;
     assert!(within(connecting).await???.is_connected());
+    Ok(())
+}
+
+fn signal(name: &str, server: &NatsServer) -> Result<()> {
+    let pid = server.pid().context("a server")?.to_string();
+    ensure!(Command::new("kill").args([format!("-{name}"), pid]).status()?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broker_that_stands_still_while_streams_are_made_is_waited_for() -> Result<()> {
+    let server = NatsServer::start()?;
+    let nats = Nats::connect(&NatsConfig::new(server.url())).await?;
+    signal("STOP", &server)?;
+    let mut ensuring = std::pin::pin!(nats.ensure_own_streams(OwnStreams::default()));
+    // Longer than one request waits for its answer.
+    let early = tokio::time::timeout(Duration::from_secs(7), &mut ensuring).await;
+    signal("CONT", &server)?;
+    ensure!(early.is_err(), "{early:?}");
+    within(ensuring).await??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_make_streams_is_told_and_not_waited_for() -> Result<()> {
+    let server = NatsServer::start_with(
+        "authorization { users: [ { user: u, password: p, permissions: { publish: { deny: \"$JS.API.>\" } } } ] }",
+    )?;
+    let auth = Auth::UserPassword { user: "u".into(), password: Secret::new("p") };
+    let nats = Nats::connect(&config(&server, auth)).await?;
+    let refused = within(nats.ensure_own_streams(OwnStreams::default())).await?;
+    assert!(refused.is_err());
     Ok(())
 }

@@ -2,8 +2,11 @@
 
 use crate::support::*;
 use anyhow::Result;
-use busway_core::{AttemptRecord, FailedRun, FailureClass, port::SettleError};
-use busway_transport::OpenError;
+use busway_core::{
+    AttemptRecord, EventId, FailedRun, FailureClass, Position,
+    port::{Receipt, SettleError},
+};
+use busway_transport::{Nats, NatsConfig, OpenBinding, OpenError, SourceStatus};
 use futures_util::StreamExt as _;
 use std::time::{Duration, Instant};
 
@@ -146,5 +149,83 @@ async fn a_stream_that_is_missing_and_a_filter_that_captures_nothing_are_refused
     bed.jetstream().delete_stream("EVENTS").await?;
     let refused = bed.nats.open(&binding("p", &["in.>"]), Default::default()).await.err().unwrap();
     assert!(matches!(&refused, OpenError::NoStream { stream } if stream == "EVENTS"), "{refused}");
+    Ok(())
+}
+
+/// What another host would say of the nth stored event.
+async fn receipt_of(bed: &Bed, n: u64) -> Result<Receipt> {
+    let created = bed.jetstream().get_stream("EVENTS").await?.cached_info().created;
+    let stream_created_ns = created.unix_timestamp_nanos();
+    let position = Position { stream: "EVENTS".into(), stream_created_ns, sequence: n };
+    Ok(Receipt { event_id: EventId::of(&position), ..Receipt::for_test("EVENTS", n) })
+}
+
+/// A run that was the last one.
+fn final_run() -> AttemptRecord {
+    let mut record = AttemptRecord::default();
+    record.push(FailedRun { wait: None, code: "c".into(), ..FailedRun::for_test(FailureClass::Trap) });
+    record
+}
+
+async fn next_says(open: &mut OpenBinding) -> Result<(u64, u64)> {
+    let delivery = next(&mut open.source, 8).await?;
+    open.settle.ack(&delivery.receipt).await?;
+    Ok((sequence(&delivery), delivery.receipt.delivered))
+}
+
+#[tokio::test]
+async fn what_has_a_record_was_given_before_whatever_the_broker_counts() -> Result<()> {
+    let bed = Bed::new().await?;
+    bed.store("in.a", (1..=3).map(|n| n.to_string())).await?;
+    let other_host = Nats::connect(&NatsConfig::new(bed.server.url())).await?;
+    // Nothing is pulled there, so nothing was ever given to anybody.
+    let other_open = other_host.open(&binding("p", &["in.>"]), Default::default()).await?;
+    other_open.settle.record_attempts(&receipt_of(&bed, 2).await?, &final_run()).await?;
+    let mut open = bed.open(&binding("p", &["in.>"])).await?;
+    let mut said = Vec::new();
+    for _ in 0..3 {
+        said.push(next_says(&mut open).await?);
+    }
+    said.sort_unstable();
+    assert_eq!(said, [(1, 1), (2, 2), (3, 1)]);
+    // A record counts for its plugin alone.
+    let mut other = bed.open(&binding("q", &["in.a"])).await?;
+    for _ in 0..3 {
+        assert_eq!(next_says(&mut other).await?.1, 1);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_made_again_forgets_how_often_it_gave_an_event_and_the_record_does_not()
+-> Result<()> {
+    let bed = Bed::new().await?;
+    bed.store("in.a", std::iter::once("1".into())).await?;
+    let mut open = bed.open(&binding("p", &["in.>"])).await?;
+    let first = next(&mut open.source, 8).await?;
+    assert_eq!(first.receipt.delivered, 1);
+    open.settle.record_attempts(&first.receipt, &final_run()).await?;
+    bed.jetstream().get_stream("EVENTS").await?.delete_consumer("busway-p").await?;
+    let again = next(&mut open.source, 8).await?;
+    assert_eq!((sequence(&again), again.receipt.delivered), (1, 2));
+    // So it was made again, and counts from one.
+    assert!(again.receipt.token.contains(".busway-p.1.1."), "{}", again.receipt.token);
+    assert_eq!(open.settle.attempts(&again.receipt).await?, final_run());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_dying_host_records_after_the_opening_is_known_before_long() -> Result<()> {
+    let bed = Bed::new().await?;
+    let mut open = bed.open(&binding("p", &["in.>"])).await?;
+    let mut watched = open.status.clone();
+    let waiting = tokio::spawn(async move { next_says(&mut open).await });
+    status(&mut watched, |status| *status == SourceStatus::Confirmed).await?;
+    let dying = bed.open(&binding("p", &["in.>"])).await?;
+    dying.settle.record_attempts(&receipt_of(&bed, 1).await?, &final_run()).await?;
+    // Longer than it takes to look twice.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    bed.store("in.a", std::iter::once("1".into())).await?;
+    assert_eq!(within(waiting).await???, (1, 2));
     Ok(())
 }
