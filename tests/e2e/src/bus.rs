@@ -165,6 +165,12 @@ impl Bus {
         Ok((info.num_pending, info.num_ack_pending))
     }
 
+    /// Removes a durable: how far it came, and how often it gave what, is forgotten.
+    pub async fn remove_consumer(&self, stream: &str, durable: &str) -> Result<()> {
+        self.context.get_stream(stream).await?.delete_consumer(durable).await?;
+        Ok(())
+    }
+
     /// Waits until nothing is left to do for a durable.
     pub async fn idle(&self, stream: &str, durable: &str) -> Result<()> {
         eventually(&format!("{durable} has nothing left to do"), async || {

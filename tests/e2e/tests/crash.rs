@@ -5,7 +5,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use busway_e2e_tests::{Folder, broker, bus::Bus, busy, config, eventually};
-use busway_sandbox_tests::{body, echo};
+use busway_sandbox_tests::{body, echo, reject};
 use busway_testkit::nats::NatsServer;
 use bytes::Bytes;
 
@@ -192,5 +192,31 @@ async fn a_host_whose_events_do_not_end_in_time_gives_them_back_and_says_so() ->
     folder.guest("p", &echo("out.done"))?;
     let host = folder.up_and_ready().await?;
     every_event_is_accounted_for(&bus, 1).await?;
+    host.stop().await
+}
+
+#[tokio::test]
+async fn an_event_that_is_dead_is_not_run_by_a_host_to_which_the_broker_gives_it_as_if_for_the_first_time()
+-> Result<()> {
+    let server = NatsServer::start()?;
+    let bus = Bus::connect(&server).await?;
+    let folder = Folder::new(&config(&broker(&server.url()), ""))?;
+    folder.guest("p", &reject("told", "so"))?;
+    let host = folder.up_and_ready().await?;
+    bus.publish("in.a", [Bytes::from_static(b"dead")]).await?;
+    bus.wait_for("BUSWAY_DLQ", 1).await?;
+    bus.idle("IN", "busway-p").await?;
+    host.stop().await?;
+    // Everything that a broker can lose of a consumer.
+    bus.remove_consumer("IN", "busway-p").await?;
+    bus.purge("KV_BUSWAY_CHECKPOINTS").await?;
+    // This one would do it.
+    folder.guest("p", &echo("out.echo"))?;
+    let host = folder.up_and_ready().await?;
+    bus.publish("in.a", [Bytes::from_static(b"alive")]).await?;
+    bus.wait_for("OUT", 1).await?;
+    bus.idle("IN", "busway-p").await?;
+    let done: Vec<_> = bus.read("OUT").await?.into_iter().map(|stored| stored.payload).collect();
+    assert_eq!((done, bus.count("BUSWAY_DLQ").await?), (vec![Bytes::from_static(b"alive")], 1));
     host.stop().await
 }
