@@ -11,7 +11,7 @@ use super::{
     captures::{self, AtomicStream, Captures},
     connect::Line,
     dead_letters::Letters,
-    wire,
+    refusal, wire,
 };
 use async_nats::{HeaderMap, Request, RequestErrorKind, client::PublishErrorKind};
 use busway_core::{
@@ -148,7 +148,17 @@ pub(super) async fn one(
 
 impl Store<'_> {
     /// Sends the message until the broker says something, at most six times. Only for messages that may be repeated.
+    /// A broker that does not permit the subject answers nobody: it says so on the connection, and that ends the wait.
     pub(super) async fn until_answered(&self, subject: &str, headers: &HeaderMap, payload: Bytes) -> Ack {
+        let errors = self.line.errors();
+        tokio::select! {
+            biased;
+            ack = self.repeated(subject, headers, payload) => ack,
+            why = refusal::not_permitted(errors, subject) => Ack::NoAnswer(why),
+        }
+    }
+
+    async fn repeated(&self, subject: &str, headers: &HeaderMap, payload: Bytes) -> Ack {
         let mut tries = 1;
         loop {
             let ack = self.once(subject, headers, payload.clone()).await;

@@ -6,6 +6,7 @@ use async_nats::{
     rustls::{self, CertificateError},
 };
 use std::{error::Error, io, path::PathBuf};
+use tokio::sync::watch;
 use tracing::warn;
 
 /// A connection that will not come about until somebody mends something.
@@ -105,6 +106,23 @@ pub(super) fn classify(failure: &async_nats::ConnectError) -> Option<ConnectErro
         | ConnectErrorKind::Io
         | ConnectErrorKind::MaxReconnects => None,
     }
+}
+
+/// Returns what is wrong when the broker says that publishing to this subject is not permitted. Never, if it never does.
+/// Cancel safe.
+pub(super) async fn not_permitted(mut errors: watch::Receiver<String>, subject: &str) -> String {
+    let said = format!("Permissions Violation for Publish to \"{subject}\"");
+    loop {
+        // What was said before this subject was tried is of no account: it may be permitted by now.
+        if errors.changed().await.is_err() {
+            // The connection is given up, and with it whoever waits for an answer.
+            std::future::pending::<()>().await;
+        }
+        if errors.borrow_and_update().contains(&said) {
+            break;
+        }
+    }
+    format!("the broker's permissions forbid publishing to {subject}")
 }
 
 fn is_about_credentials(text: &str) -> bool {
