@@ -38,6 +38,7 @@ async fn the_readmes_configuration_is_one_and_its_plugin_handles_the_event_that_
     std::fs::rename(folder.path("hello-rust.wasm"), folder.path("target/busway/totals.wasm"))?;
     let told = folder.told(&["check"]).await?;
     assert!(told.contains("ok: 1 plugin, 1 stream, broker a private nats-server"), "{told}");
+    assert!(told.contains("note: totals: waits of 30s or more free the consumer's window"), "{told}");
     let invoked = [
         "invoke",
         "target/busway/totals.wasm",

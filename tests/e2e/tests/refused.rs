@@ -162,6 +162,7 @@ async fn a_configuration_without_mistakes_is_told_as_what_it_will_do() -> Result
     let told = folder.told(&["check"]).await?;
     assert!(told.contains("IN") && told.contains("in.>") && told.contains("out.>"), "{told}");
     assert!(told.contains("ok: 1 plugin, 2 streams, broker a private nats-server"), "{told}");
+    assert!(!told.contains("note: "), "its waits are short: {told}");
     let told: Value = serde_json::from_str(&folder.told(&["check", "--output", "json"]).await?)?;
     assert_eq!((&told["ok"], &told["plugins"][0]["name"]), (&true.into(), &"p".into()));
     ensure!(!folder.path(".busway/broker").exists(), "check started a private broker");

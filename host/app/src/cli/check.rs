@@ -7,7 +7,7 @@ use crate::{
     plugins::{self, Ready},
     telemetry::{self, LogFormat},
 };
-use busway_core::{SubjectFilter, binding::Ordering};
+use busway_core::{SubjectFilter, binding::Ordering, units::write_duration};
 use clap::Args;
 use serde_json::json;
 
@@ -73,6 +73,13 @@ fn tell(config: &Config, ready: &[Ready<'_>]) -> anyhow::Result<()> {
         for warning in warnings(config, plugin) {
             print::line(format!("warning: {}: {warning}", plugin.config.name.value))?;
         }
+    }
+    for plugin in config.plugins.iter().filter(|plugin| plugin.parks()) {
+        let wait = write_duration(plugin.park_after);
+        print::line(format!(
+            "note: {}: waits of {wait} or more free the consumer's window with nats-server 2.12 or later; with an older one they hold it",
+            plugin.name.value
+        ))?;
     }
     let broker = if config.nats.urls.is_empty() {
         "a private nats-server".to_owned()

@@ -301,6 +301,13 @@ impl Config {
 }
 
 impl PluginConfig {
+    /// Whether some wait of its policy would be spent outside of the consumer.
+    pub fn parks(&self) -> bool {
+        let longest = (1..self.retry.attempts).map(|n| self.retry.backoff.after(n)).max();
+        let unordered = |entry: &Subscribe| entry.stream().is_some() && entry.ordering == Ordering::Unordered;
+        longest.unwrap_or(Duration::ZERO) >= self.park_after && self.subscribe.iter().any(unordered)
+    }
+
     /// A mistake at a place of this plugin.
     pub fn mistake<T>(&self, place: &Located<T>, what: impl Into<String>) -> Mistake {
         Mistake { file: self.file.clone(), line: place.line, key: place.key.clone(), what: what.into() }

@@ -4,10 +4,8 @@
 //! consumer creation could destroy a live consumer's state before 2.14.6.
 
 use super::findings::Level;
-use crate::config::{Config, PluginConfig};
-use busway_core::binding::Ordering;
+use crate::config::Config;
 use semver::Version;
-use std::time::Duration;
 
 /// Whether a version is good for production.
 pub(super) fn judge(version: &str) -> (Level, &'static str) {
@@ -47,7 +45,7 @@ pub(super) fn needs(config: &Config, version: &str) -> Vec<(Level, String)> {
             );
             needs.push((Level::Warning, what));
         }
-        if v < (2, 12, 0) && parks(plugin) {
+        if v < (2, 12, 0) && plugin.parks() {
             let what = format!(
                 "plugin {name} waits for longer than {} s between attempts; before 2.12 such waits are put back and hold a place in the consumer's window",
                 plugin.park_after.as_secs()
@@ -62,14 +60,6 @@ pub(super) fn needs(config: &Config, version: &str) -> Vec<(Level, String)> {
         }
     }
     needs
-}
-
-/// Whether some wait of a plugin would be spent outside of the consumer.
-fn parks(plugin: &PluginConfig) -> bool {
-    let longest = (1..plugin.retry.attempts).map(|n| plugin.retry.backoff.after(n)).max();
-    let unordered =
-        |entry: &crate::config::Subscribe| entry.stream().is_some() && entry.ordering == Ordering::Unordered;
-    longest.unwrap_or(Duration::ZERO) >= plugin.park_after && plugin.subscribe.iter().any(unordered)
 }
 
 #[cfg(test)]
