@@ -213,7 +213,7 @@ async fn start(
 pub(crate) fn own_streams(config: &Config) -> OwnStreams {
     let config::checked::History { enabled, max_age, max_bytes } = config.history;
     let history = HistorySettings { enabled, max_age, max_bytes };
-    OwnStreams { dead_letter_bytes: config.dead_letters_max, history, ..OwnStreams::default() }
+    OwnStreams { dead_letter_bytes: config.dead_letters_max, replicas: config.host.replicas, history }
 }
 
 async fn open(

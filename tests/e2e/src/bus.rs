@@ -1,7 +1,7 @@
 //! The broker as the tests see it: what was published, what is stored, what is pending.
 
-use crate::eventually;
-use anyhow::{Context as _, Result};
+use crate::{LOOK, PATIENCE, eventually};
+use anyhow::{Context as _, Result, ensure};
 use async_nats::{
     Client, ConnectOptions, HeaderMap,
     jetstream::{self, consumer, stream},
@@ -10,6 +10,7 @@ use busway_testkit::nats::NatsServer;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream::FuturesUnordered};
 use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// A connection of the test's own.
 pub struct Bus {
@@ -45,6 +46,50 @@ impl Bus {
     pub async fn connect_with(options: ConnectOptions, url: &str) -> Result<Self> {
         let client = options.connect(url).await.with_context(|| url.to_owned())?;
         Ok(Self { context: jetstream::new(client.clone()), client })
+    }
+
+    /// Connects to a cluster, by the addresses of all of its servers.
+    pub async fn connect_to(urls: &[String]) -> Result<Self> {
+        let client = ConnectOptions::new().connect(urls).await.with_context(|| urls.join(", "))?;
+        Ok(Self { context: jetstream::new(client.clone()), client })
+    }
+
+    /// Publishes one message with an id, again and again until a stream has said that it has it.
+    pub async fn publish_until_stored(&self, subject: &str, id: &str, payload: Bytes) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let message = jetstream::message::PublishMessage::build().message_id(id).payload(payload.clone());
+            let why = match self.context.send_publish(subject.to_owned(), message).await {
+                Ok(sent) => match sent.await {
+                    Ok(_) => return Ok(()),
+                    Err(why) => why,
+                },
+                Err(why) => why,
+            };
+            ensure!(Instant::now() < until, "{id} is never stored: {why}");
+            sleep(LOOK).await;
+        }
+    }
+
+    /// The server that leads a stream; none while there is none, or none that answers.
+    pub async fn leader_of(&self, stream: &str) -> Option<String> {
+        let stream = self.context.get_stream(stream).await.ok()?;
+        stream.cached_info().cluster.as_ref()?.leader.clone()
+    }
+
+    /// Whether each copy of a stream is there and has everything.
+    pub async fn is_whole(&self, stream: &str) -> bool {
+        let Ok(stream) = self.context.get_stream(stream).await else { return false };
+        let Some(cluster) = &stream.cached_info().cluster else { return false };
+        cluster.leader.is_some()
+            && cluster.replicas.len() + 1 == stream.cached_info().config.num_replicas
+            && cluster.replicas.iter().all(|copy| copy.current && !copy.offline)
+    }
+
+    /// Asks JetStream's interface something, and gives its answer.
+    pub async fn ask(&self, subject: &str) -> Result<serde_json::Value> {
+        let answer = self.client.request(subject.to_owned(), Bytes::new()).await?;
+        Ok(serde_json::from_slice(&answer.payload)?)
     }
 
     /// The server's largest message.
@@ -114,6 +159,11 @@ impl Bus {
             Ok(stream) => stream.cached_info().state.messages,
             Err(_) => 0,
         })
+    }
+
+    /// How many messages a stream holds; none where the broker does not say.
+    pub async fn messages(&self, name: &str) -> Option<u64> {
+        self.context.get_stream(name).await.ok().map(|stream| stream.cached_info().state.messages)
     }
 
     /// Waits until a stream holds so many messages, then gives them.

@@ -80,6 +80,22 @@ impl NatsServer {
         Ok(())
     }
 
+    /// Waits until the server has ended by itself, as one does that was asked to leave.
+    pub fn wait_for_end(&mut self, patience: Duration) -> Result<()> {
+        let began = Instant::now();
+        while let Some(child) = &mut self.child {
+            if child.try_wait()?.is_some() {
+                self.child = None;
+                break;
+            }
+            if began.elapsed() > patience {
+                bail!("nats-server does not end; its log:\n{}", self.log());
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
     /// Starts the server again after [`NatsServer::kill`], on the same port and with the same store.
     pub fn restart(&mut self) -> Result<()> {
         self.kill()?;

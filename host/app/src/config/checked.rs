@@ -110,6 +110,8 @@ pub struct HostConfig {
     pub drain: Duration,
     /// How long the broker waits for word of an event. Default 30 s.
     pub ack_wait: Duration,
+    /// How many servers of a cluster keep the host's own streams, 1 to 5. Default 1.
+    pub replicas: u8,
     /// Where caches and the embedded broker's store are kept. Default `.busway` beside the file.
     pub state: PathBuf,
 }
@@ -280,6 +282,7 @@ impl Config {
                 concurrency: 64,
                 drain: Duration::from_secs(25),
                 ack_wait: Duration::from_secs(30),
+                replicas: 1,
                 state: folder.join(".busway"),
             },
             streams: Vec::new(),

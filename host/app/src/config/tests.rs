@@ -57,6 +57,7 @@ fn each_bad_value_is_refused_with_its_line_key_and_mend() {
         ("[admin]\nlisten = \"9321\"", ":2: admin.listen: \"9321\": invalid socket address"),
         ("[host]\ndrain = \"5\"", ":2: host.drain: \"5\" is not a duration"),
         ("[host]\nack_wait = \"1s\"", ":2: host.ack_wait: must be between 5s and 10m"),
+        ("[host]\nreplicas = 6", ":2: host.replicas: must be between 1 and 5"),
         ("[[stream]]\nsubjects = [\"a\"]", ":1: stream[0]: `name` is missing"),
         (
             "[[stream]]\nname = \"A*\"\nsubjects = [\"a\"]",

@@ -101,6 +101,9 @@ fn host_section(host: &Section<'_>, config: &mut Config) {
     if let Some(ack_wait) = host.duration("ack_wait") {
         config.host.ack_wait = duration_within(host, &ack_wait, "5s", "10m");
     }
+    if let Some(replicas) = host.count("replicas") {
+        config.host.replicas = u8::try_from(within(host, &replicas, 1..=5)).unwrap_or(1);
+    }
     if let Some(state) = host.text("state") {
         config.host.state = config.folder.join(state.value);
     }
