@@ -12,6 +12,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream::FuturesUnordered};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+/// How long a cluster may take to answer before it is asked again: who has no leader does not answer at all.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+
 /// A connection of the test's own.
 pub struct Bus {
     client: Client,
@@ -50,8 +53,11 @@ impl Bus {
 
     /// Connects to a cluster, by the addresses of all of its servers.
     pub async fn connect_to(urls: &[String]) -> Result<Self> {
-        let client = ConnectOptions::new().connect(urls).await.with_context(|| urls.join(", "))?;
-        Ok(Self { context: jetstream::new(client.clone()), client })
+        let options = ConnectOptions::new().request_timeout(Some(ANSWER_WAIT));
+        let client = options.connect(urls).await.with_context(|| urls.join(", "))?;
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(ANSWER_WAIT);
+        Ok(Self { context, client })
     }
 
     /// Publishes one message with an id, again and again until a stream has said that it has it.

@@ -102,7 +102,11 @@ impl Work {
             let found = self.bus.read(nothing).await?;
             ensure!(found.is_empty(), "{nothing}: {found:?}\n{}", self.host.log());
         }
-        println!("{events} events");
+        let failed = self.host.metric("busway_attempts_failed_total").await?;
+        let put_back = self.host.metric("busway_attempts_refused_total").await?;
+        let lost = self.host.metric("busway_connections_lost_total").await?;
+        println!("{events} events, {put_back} put back without counting, {lost} connections lost");
+        assert_eq!(failed, 0.0, "{}", self.host.log());
         self.host.stop().await
     }
 }
