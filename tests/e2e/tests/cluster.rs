@@ -103,10 +103,7 @@ impl Work {
             ensure!(found.is_empty(), "{nothing}: {found:?}\n{}", self.host.log());
         }
         let failed = self.host.metric("busway_attempts_failed_total").await?;
-        let put_back = self.host.metric("busway_attempts_refused_total").await?;
-        let lost = self.host.metric("busway_connections_lost_total").await?;
-        println!("{events} events, {put_back} put back without counting, {lost} connections lost");
-        assert_eq!(failed, 0.0, "{}", self.host.log());
+        assert!(failed.abs() < 0.5, "{failed}: {}", self.host.log());
         self.host.stop().await
     }
 }
@@ -150,6 +147,9 @@ async fn a_cluster_whose_servers_leave_one_after_the_other_loses_and_doubles_not
         work.cluster.restart(number)?;
         work.is_whole().await?;
     }
+    // Wherever they were, they had to go elsewhere: those for pulls, for control and for outputs.
+    let moved = work.host.metric("busway_connections_lost_total").await?;
+    ensure!(moved > 2.5, "{moved} connections were sent away\n{}", work.host.log());
     work.account().await
 }
 
