@@ -12,6 +12,7 @@ use super::{
     api::{self, ApiError, code},
     attempts,
     connect::Line,
+    own_streams::ATTEMPTS_BUCKET,
 };
 use busway_core::{PluginName, Receipt};
 use serde::Deserialize;
@@ -22,7 +23,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// How long opening a pull may wait for the answer.
 pub(super) const OPENING_WAIT: Duration = Duration::from_secs(1);
@@ -77,10 +78,13 @@ impl Recorded {
         let known = match timeout(OPENING_WAIT, ask(line, plugin)).await {
             Ok(Ok(known)) => known,
             Ok(Err(why)) => {
-                debug!(%plugin, %why, "which events have a record can't be told; all may");
+                warn!(%plugin, %why, "which events have failed runs can't be told now: each one's record is read before it runs");
                 Known::Nothing
             }
-            Err(_) => Known::Nothing,
+            Err(_) => {
+                warn!(%plugin, "{ATTEMPTS_BUCKET} does not answer: each event's record is read before it runs, or it waits");
+                Known::Nothing
+            }
         };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
     }

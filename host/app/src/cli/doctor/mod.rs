@@ -47,6 +47,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<Exit> {
     connect::with_broker(&args.file.config, async |nats| {
         let mut findings = Findings::default();
         files(&config, &mut findings);
+        copies(&config, &mut findings);
         broker(&config, nats, &mut findings);
         monitor::sync_interval(&config, args.monitor.as_deref(), &mut findings).await;
         streams(&config, nats, &mut findings).await;
@@ -93,6 +94,18 @@ fn files(config: &Config, findings: &mut Findings) {
         for advice in advice::plugin(config, plugin) {
             findings.add(Level::Warning, format!("plugin {}", plugin.name.value), advice);
         }
+    }
+}
+
+/// Records and dead letters should be as safe, and as reachable, as the events.
+fn copies(config: &Config, findings: &mut Findings) {
+    let own = config.host.replicas;
+    for stream in config.streams.iter().filter(|stream| stream.replicas > u32::from(own)) {
+        let what = format!(
+            "stream {} has {} copies and the host's own streams {own}: while the one server that has them is away nothing runs; set `host.replicas` before they are made, or `nats stream edit BUSWAY_… --replicas {1}`",
+            stream.name.value, stream.replicas
+        );
+        findings.add(Level::Warning, "own streams", what);
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
 };
 use async_nats::HeaderMap;
 use busway_core::HistoryEntry;
+use bytes::Bytes;
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -24,6 +25,8 @@ use tracing::{debug, warn};
 
 /// Messages that wait for the broker's word.
 const IN_FLIGHT_MAX: usize = 64;
+/// How often a page is offered, each time as patiently as an output: a stream that loses its leader is back by then.
+const ROUNDS: usize = 3;
 /// Between two looks into the queue, unless it was full: waking up for every event would cost more than the rest.
 const REST: Duration = Duration::from_millis(5);
 /// Between two complaints.
@@ -161,7 +164,16 @@ async fn store(line: Arc<Line>, control: Arc<Line>, batch: Batch) -> Result<(), 
     let lost = |why: String| Lost { entries, why };
     let bytes = batch.page.finish().map_err(|why| lost(why.to_string()))?;
     let store = Store { line: &line, control: &control };
-    match store.until_answered(&batch.subject, &HeaderMap::new(), bytes.into()).await {
+    let bytes = Bytes::from(bytes);
+    let mut ack = store.until_answered(&batch.subject, &HeaderMap::new(), bytes.clone()).await;
+    for _ in 1..ROUNDS {
+        // A page that was stored all the same is read once: its records are recognised.
+        if !matches!(ack, Ack::NoAnswer(_)) {
+            break;
+        }
+        ack = store.until_answered(&batch.subject, &HeaderMap::new(), bytes.clone()).await;
+    }
+    match ack {
         Ack::Stored(_) => Ok(()),
         Ack::NoStream => Err(lost("there is no stream for them".to_owned())),
         Ack::TooLarge(why) | Ack::NoAnswer(why) => Err(lost(why)),
