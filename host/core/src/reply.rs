@@ -8,9 +8,9 @@
 //! may be answered is an event all the same; only `can-reply` says no.
 
 use crate::{
-    Failure, FailureClass, Headers, Reply,
+    Failure, FailureClass, Headers, Reply, SubjectFilter,
     outcome::clean,
-    subject::{FILTER_BYTES_MAX, SubjectError},
+    subject::{SubjectError, is_reserved},
 };
 use bytes::Bytes;
 use std::{fmt, str::FromStr};
@@ -44,22 +44,12 @@ impl ReplySubject {
 impl FromStr for ReplySubject {
     type Err = SubjectError;
     fn from_str(text: &str) -> Result<Self, SubjectError> {
-        if text.is_empty() {
-            return Err(SubjectError::Empty);
-        }
-        if text.len() > FILTER_BYTES_MAX {
-            return Err(SubjectError::TooLong(FILTER_BYTES_MAX));
-        }
-        if let Some(c) = text.chars().find(|c| c.is_whitespace() || c.is_control()) {
-            return Err(SubjectError::Character(c));
-        }
         if text.contains(['*', '>']) {
             return Err(SubjectError::Wildcard);
         }
-        if text.split('.').any(str::is_empty) {
-            return Err(SubjectError::EmptyToken);
-        }
-        if crate::subject::is_reserved(text) && !text.starts_with(INBOX) {
+        // Without a wildcard a filter is a literal subject, with the same rules for its text.
+        text.parse::<SubjectFilter>()?;
+        if is_reserved(text) && !text.starts_with(INBOX) {
             return Err(SubjectError::Reserved);
         }
         Ok(Self(text.into()))

@@ -1,5 +1,6 @@
 //! The metrics of breakers, pauses and alarms.
 
+use crate::record::PluginLabels;
 use busway_core::{PluginName, breaker::State};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -16,10 +17,6 @@ pub(crate) struct GateMetrics {
     alarms: Family<AlarmLabels, Gauge>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PluginLabels {
-    plugin: String,
-}
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AlarmLabels {
     alarm: &'static str,

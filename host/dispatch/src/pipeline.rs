@@ -103,9 +103,10 @@ async fn recorded_before(
 /// What did not end well after the broker may have given the event to another host is nothing at all: a record or a
 /// put-back of this host would count against the other one's run, or take the event from it.
 fn unless_lost(lane: &Lane, delivery: &Delivery, outcome: Outcome) -> Outcome {
-    let is_lost = !lane.holds(&delivery.receipt);
     match outcome {
-        Outcome::Failed(_) | Outcome::Refused(_) if is_lost => Outcome::Refused(Refusal::LeaseLost),
+        Outcome::Failed(_) | Outcome::Refused(_) if !lane.holds(&delivery.receipt) => {
+            Outcome::Refused(Refusal::LeaseLost)
+        }
         outcome => outcome,
     }
 }

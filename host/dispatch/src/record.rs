@@ -50,9 +50,10 @@ pub struct Recorder {
     order: OrderMetrics,
 }
 
+/// The label of everything that is counted for each plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PluginLabels {
-    plugin: String,
+pub(crate) struct PluginLabels {
+    pub plugin: String,
 }
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VerdictLabels {

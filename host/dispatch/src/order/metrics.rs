@@ -1,9 +1,9 @@
 //! What can be seen of an order: who is held up, since when, and how often nothing was released.
 
 use super::lines::Blocked;
+use crate::record::PluginLabels;
 use busway_core::binding::Ordering;
 use prometheus_client::{
-    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
@@ -11,15 +11,10 @@ use prometheus_client::{
 /// The metrics of all ordered bindings.
 #[derive(Clone, Default)]
 pub(crate) struct OrderMetrics {
-    blocked_since: Family<Labels, Gauge>,
-    blocked_keys: Family<Labels, Gauge>,
-    waiting: Family<Labels, Gauge>,
-    holds: Family<Labels, Counter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    plugin: String,
+    blocked_since: Family<PluginLabels, Gauge>,
+    blocked_keys: Family<PluginLabels, Gauge>,
+    waiting: Family<PluginLabels, Gauge>,
+    holds: Family<PluginLabels, Counter>,
 }
 
 /// One binding's; none where its events are in no order.
@@ -58,7 +53,7 @@ impl OrderMetrics {
 
     /// A binding's; bindings without order show nothing.
     pub(crate) fn lane(&self, plugin: &str, ordering: &Ordering) -> OrderGauges {
-        let labels = Labels { plugin: plugin.to_owned() };
+        let labels = PluginLabels { plugin: plugin.to_owned() };
         OrderGauges(ordering.is_ordered().then(|| Gauges {
             blocked_since: self.blocked_since.get_or_create_owned(&labels),
             blocked_keys: self.blocked_keys.get_or_create_owned(&labels),
